@@ -1,0 +1,232 @@
+"""The store: one folder per cell, files only, readable after a crash at any point.
+
+cells/<fp[:2]>/<fp>/  config.yaml  samples-0001.jsonl ...  lease-0001.json ...  result.json  failure.json
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import time
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from sparsemm.results.files import (
+    create_exclusively,
+    parse_json,
+    read_json,
+    storage_error,
+    to_line,
+    write_all,
+    write_atomically,
+)
+
+FORMAT = 1  # of result.json
+READERS = 8  # threads of the bulk reader: a network file system answers them side by side
+_SAMPLES = re.compile(r"samples-(\d+)\.jsonl")
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The sample records of a cell, merged over its attempts and ordered by index."""
+
+    records: dict[str, dict[str, Any]]  # sample id -> record
+    torn: int  # last lines that a stopped or failed write left unfinished
+    unreadable: int  # other lines that hold no record
+    attempts: int  # number of samples files
+
+
+class Attempt:
+    """One worker's own samples file; nobody else ever writes to it."""
+
+    def __init__(self, path: Path, number: int) -> None:
+        self.path = path
+        self.number = number
+        self._descriptor: int | None = os.open(path, os.O_WRONLY | os.O_APPEND)
+
+    def append(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Write the records of one batch as whole lines in one write, and force them to the disk.
+
+        After a failed write the file may end in a part of a line, so this attempt takes no more records.
+        """
+        if self._descriptor is None:
+            raise ValueError(f"{self.path}: this attempt is closed. Begin another with begin_attempt().")
+        data = "".join(to_line(dict(record)) for record in records).encode()
+        try:
+            write_all(self._descriptor, data)
+        except OSError as error:
+            self.close()
+            raise storage_error(self.path, error) from error
+
+    def close(self) -> None:
+        """Close the file; closing twice is allowed."""
+        if self._descriptor is not None:
+            descriptor, self._descriptor = self._descriptor, None
+            with contextlib.suppress(OSError):  # every batch was synced by append, or reported by it
+                os.close(descriptor)
+
+    def __enter__(self) -> Attempt:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+@dataclass(frozen=True)
+class CellFolder:
+    """The files of one cell."""
+
+    path: Path
+    fingerprint: str
+
+    def write_config(self, settings: Mapping[str, Any]) -> None:
+        """Write config.yaml for people to read; nothing here reads it back."""
+        import yaml
+
+        text = yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True, width=100)
+        write_atomically(self.path / "config.yaml", text)
+
+    def begin_attempt(self, worker: str) -> Attempt:
+        """Open a new samples file with the next free number; its first line says who writes it."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise storage_error(self.path, error) from error
+        number = max(self._attempts(), default=0)
+        while True:
+            number += 1
+            path = self.path / f"samples-{number:04d}.jsonl"
+            header = to_line({"attempt": number, "worker": worker, "started": time.time()})
+            if create_exclusively(path, header.encode()):
+                return Attempt(path, number)
+
+    def samples(self) -> Samples:
+        """Merge the attempts: the lowest-numbered attempt that has a sample gives its record, the first."""
+        records: dict[str, dict[str, Any]] = {}
+        torn = unreadable = 0
+        attempts = self._attempts()
+        for number in sorted(attempts):
+            *lines, rest = attempts[number].read_bytes().split(b"\n")
+            torn += bool(rest)
+            for line in lines:
+                record = parse_json(line)
+                if record is not None and isinstance(record.get("sample"), str):
+                    records.setdefault(record["sample"], record)
+                elif record is None or "attempt" not in record:
+                    unreadable += 1
+        ordered = sorted(records.values(), key=lambda record: (record.get("index", 0), record["sample"]))
+        return Samples({record["sample"]: record for record in ordered}, torn, unreadable, len(attempts))
+
+    def result(self) -> dict[str, Any] | None:
+        """Return result.json; None when it is missing or truncated, so the cell counts as not finished."""
+        return _checked(read_json(self.path / "result.json"), self.path)
+
+    def write_result(self, result: Mapping[str, Any]) -> None:
+        """Publish result.json in one step, and forget an earlier failure."""
+        whole = {"format": FORMAT, "fingerprint": self.fingerprint, **result}
+        write_atomically(self.path / "result.json", to_line(whole))
+        self.clear_failure()
+
+    def failure(self) -> str | None:
+        """Return why the cell's last run failed; None when it did not."""
+        failure = read_json(self.path / "failure.json")
+        return None if failure is None else str(failure.get("reason"))
+
+    def write_failure(self, reason: str) -> None:
+        """Record why the cell cannot be finished."""
+        write_atomically(self.path / "failure.json", to_line({"reason": reason, "time": time.time()}))
+
+    def clear_failure(self) -> None:
+        """Forget a failure, as a new run begins or a result is there."""
+        with contextlib.suppress(FileNotFoundError):
+            (self.path / "failure.json").unlink()
+
+    def _attempts(self) -> dict[int, Path]:
+        try:
+            names = [path.name for path in self.path.iterdir()]
+        except FileNotFoundError:
+            return {}
+        matches = (_SAMPLES.fullmatch(name) for name in names)
+        return {int(match[1]): self.path / match[0] for match in matches if match}
+
+
+@dataclass(frozen=True)
+class Store:
+    """Everything under the output folder."""
+
+    root: Path
+    cells: Path = field(init=False)
+    workers: Path = field(init=False)
+    sweeps: Path = field(init=False)
+    reports: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        root = Path(self.root).absolute()
+        object.__setattr__(self, "root", root)
+        for name in ("cells", "workers", "sweeps", "reports"):
+            object.__setattr__(self, name, root / name)
+
+    def cell(self, fingerprint: str) -> CellFolder:
+        """Return the cell's folder, which need not exist yet."""
+        return CellFolder(self.cells / fingerprint[:2] / fingerprint, fingerprint)
+
+    def fingerprints(self) -> list[str]:
+        """Return the cells that have a folder, ordered."""
+        return sorted(name for part in _names(self.cells) for name in _names(self.cells / part))
+
+    def results(self, fingerprints: Iterable[str] | None = None) -> list[dict[str, Any]]:
+        """Read the finished results, of all cells or of these, in the order of the fingerprints."""
+        wanted = self.fingerprints() if fingerprints is None else list(fingerprints)
+        paths = [self.cells / name[:2] / name / "result.json" for name in wanted]
+        step = 64
+        chunks = [paths[start : start + step] for start in range(0, len(paths), step)]
+        found = []
+        with ThreadPoolExecutor(READERS) as pool:
+            for path, data in (pair for chunk in pool.map(_read_chunk, chunks) for pair in chunk):
+                result = _checked(parse_json(data), path.parent)
+                if result is not None:
+                    found.append(result)
+        return found
+
+    def finished(self, fingerprints: Iterable[str]) -> set[str]:
+        """Return those of the cells that have a whole result."""
+        return {result["fingerprint"] for result in self.results(fingerprints)}
+
+    def failures(self, fingerprints: Iterable[str]) -> dict[str, str]:
+        """Return the reason of every one of the cells whose last run failed."""
+        reasons = ((name, self.cell(name).failure()) for name in fingerprints)
+        return {name: reason for name, reason in reasons if reason is not None}
+
+
+def _checked(result: dict[str, Any] | None, folder: Path) -> dict[str, Any] | None:
+    if result is None or not isinstance(result.get("format"), int):
+        return None
+    if result["format"] > FORMAT:
+        raise ValueError(
+            f"{folder / 'result.json'}: format={result['format']}: this version reads up to {FORMAT}. "
+            "A newer SparseMM wrote it: update this one, or give another output=FOLDER."
+        )
+    return result
+
+
+def _read_chunk(paths: list[Path]) -> list[tuple[Path, bytes]]:
+    found = []
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            found.append((path, path.read_bytes()))
+    return found
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        with os.scandir(folder) as found:
+            return [entry.name for entry in found if entry.is_dir()]
+    except FileNotFoundError:
+        return []
