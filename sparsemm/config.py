@@ -6,8 +6,7 @@ import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import dataclass, field, fields, is_dataclass
-from importlib import import_module, resources
-from pathlib import Path
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 
 from hydra.core.config_store import ConfigStore
@@ -103,7 +102,7 @@ class RunConf:
 
 
 def register_schemas() -> None:
-    """Put the schemas into Hydra's ConfigStore, in a group of their own, so that no option list shows them."""
+    """Put the schemas into Hydra's ConfigStore, in a group of their own: no option list shows them."""
     store = ConfigStore.instance()
     for name, node in (("run", RunConf), ("model", ModelConf), ("task", TaskConf), ("engine", EngineConf)):
         store.store(group="schema", name=name, node=node, provider="sparsemm")
@@ -138,14 +137,6 @@ def build(node: Settings) -> Any:
         raise ValueError(str(error)) from error
 
 
-def resolve_path(path: str) -> Path:
-    """A path, or pkg://<package>/<file>, as a path."""
-    if not path.startswith("pkg://"):
-        return Path(path).expanduser()
-    package, _, rest = path.removeprefix("pkg://").partition("/")
-    return Path(str(resources.files(package))) / rest
-
-
 def nearest(name: str, known: Iterable[str]) -> str:
     """' Did you mean x?', or nothing where no name is near."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
@@ -153,7 +144,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def check_settings(settings: Settings) -> None:
-    """Raise ValueError for the first value that no run could use. Sections are checked against their class."""
+    """Raise ValueError for the first value that no run could use."""
     for section in ("model", "task", "scorer", "allocator"):
         check_target(section, settings[section])
     _one_of("model.dtype", settings["model"].get("dtype", "float32"), DTYPES)
@@ -189,7 +180,9 @@ def _fields(section: str, target: str) -> dict[str, tuple[Any, bool]]:
     try:
         cls = getattr(import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"{section}._target_={target}: cannot be imported ({error}). Correct the YAML file.") from error
+        raise ValueError(
+            f"{section}._target_={target}: cannot be imported ({error}). Correct the YAML file."
+        ) from error
     if not is_dataclass(cls):
         raise ValueError(f"{section}._target_={target}: must be a dataclass. Correct the YAML file.")
     hints = typing.get_type_hints(cls)
@@ -225,3 +218,14 @@ def _words(hint: Any) -> str:
 def _one_of(key: str, value: Any, known: Iterable[str]) -> None:
     if value not in known:
         raise ValueError(f"{key}={value}: must be one of {', '.join(known)}.{nearest(str(value), known)}")
+
+
+def exact_types(section: str, node: Settings) -> Settings:
+    """`node` with whole numbers as floats where its class wants floats: 0 and 0.0 are one setting."""
+    known = _fields(section, str(node["_target_"]))
+    return {
+        key: float(value)
+        if key in known and known[key][0] is float and not isinstance(value, dict)
+        else value
+        for key, value in node.items()
+    }

@@ -39,4 +39,6 @@ class SparseMMSweeper(Sweeper):  # type: ignore[misc]
         return sweep.act(self.action)
 
 
-ConfigStore.instance().store(group="hydra/sweeper", name="sparsemm", node=SparseMMSweeperConf, provider="sparsemm")
+ConfigStore.instance().store(
+    group="hydra/sweeper", name="sparsemm", node=SparseMMSweeperConf, provider="sparsemm"
+)

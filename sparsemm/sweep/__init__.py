@@ -1,0 +1,1 @@
+"""Grids of cells: composition, fingerprints, jobs, plan and status."""

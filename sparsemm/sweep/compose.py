@@ -50,7 +50,7 @@ class Composer:
     _bases: dict[tuple[str, ...], "_Base | str"] = field(default_factory=dict)
 
     def points(self, arguments: Sequence[str]) -> Iterator[Point]:
-        """Every point of the grid that Hydra's override grammar describes, in the order of the basic sweeper."""
+        """Every point of the grid that Hydra's grammar describes, in the order of the basic sweeper."""
         for choices in itertools.product(*self.axes(arguments)):
             overrides = tuple(choice.text for choice in choices)
             try:
@@ -81,7 +81,9 @@ class Composer:
 
     def _is_patch(self, override: Override, keys: Sequence[str]) -> bool:
         key, value = override.key_or_group, override.value()
-        overlaps = sum(other == key or other.startswith(key + ".") or key.startswith(other + ".") for other in keys)
+        overlaps = sum(
+            other == key or other.startswith(key + ".") or key.startswith(other + ".") for other in keys
+        )
         return (
             self.fast
             and override.type == OverrideType.CHANGE
@@ -193,7 +195,9 @@ class _Base:
 def _values(override: Override) -> list[str]:
     if override.is_sweep_override():
         if not override.is_discrete_sweep():
-            raise HydraException(f"{override.input_line}: an interval cannot be swept. Use range() or a list.")
+            raise HydraException(
+                f"{override.input_line}: an interval cannot be swept. Use range() or a list."
+            )
         return [str(value) for value in override.sweep_string_iterator()]
     return [override.get_value_element_as_str()]
 

@@ -1,4 +1,4 @@
-"""What Hydra and OmegaConf complain about, in the project's words: key=value, what is expected, the next step."""
+"""Hydra's and OmegaConf's complaints in the project's words: key=value, what is expected, the next step."""
 
 import re
 
@@ -16,6 +16,14 @@ from omegaconf.errors import (
 from sparsemm.config import nearest
 
 TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false", "String": "text"}
+
+
+class UnusableConfiguration(ValueError):
+    """Nothing was started: the configuration cannot be used. Exit code 2."""
+
+
+class CellsFailed(RuntimeError):
+    """Some cells have no result. Exit code 1."""
 
 
 def explain(error: BaseException, config: DictConfig, loader: ConfigLoader | None = None) -> str:
@@ -63,7 +71,9 @@ def _collect(config: DictConfig, dotted: str, found: list[str]) -> None:
 def _option(error: MissingConfigException) -> str:
     group, _, name = str(error.missing_cfg_file).rpartition("/")
     options = error.options or []
-    return f"{group}={name}: there is no such {group}.{nearest(name, options)} There are: {', '.join(options)}."
+    return (
+        f"{group}={name}: there is no such {group}.{nearest(name, options)} There are: {', '.join(options)}."
+    )
 
 
 def _unknown(key: str, config: DictConfig, loader: ConfigLoader | None = None) -> str:

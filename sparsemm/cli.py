@@ -1,0 +1,128 @@
+"""The command line: verbs, each of which is one Hydra application with other arguments."""
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+
+import hydra
+from hydra import initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf.errors import OmegaConfBaseException
+
+from sparsemm.config import nearest, register_schemas
+from sparsemm.help import HELP, VERBS
+from sparsemm.sweep.errors import CellsFailed, UnusableConfiguration, explain
+
+COMPLETION = ("-sc", "--shell-completion", "--shell_completion")
+ONCE = ("--cfg", "-c", "--info", "-i", "--help", "-h", "--hydra-help", "--run", "-r", *COMPLETION)  # no sweep
+MULTIRUN = ("--multirun", "-m")
+FULL_ERROR = "HYDRA_FULL_ERROR"  # Hydra's switch: raise errors instead of printing them and exiting
+
+
+def main() -> None:
+    """Entry point of `sparsemm`; exits 0 all done, 1 something failed, 2 unusable configuration."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Carry out one command and return its exit code."""
+    if not arguments or arguments[0] in ("--help", "-h", "help"):
+        print(HELP)
+        return 0
+    if arguments[0] == "--version":
+        print(f"sparsemm {version('sparsemm')}")
+        return 0
+    if arguments[0] in COMPLETION:
+        return _complete(arguments)
+    verb, *rest = arguments
+    if verb not in VERBS:
+        return _refuse(_unknown_verb(verb, rest))
+    if any(argument in ("--help", "-h") for argument in rest):
+        print(VERBS[verb] + "\n")
+        rest = [argument for argument in rest if argument not in ("--help", "-h")] + ["--help"]
+    return _call(hydra_arguments(verb, rest))
+
+
+def hydra_arguments(verb: str, rest: Sequence[str]) -> list[str]:
+    """What a verb means to Hydra: a multirun of our sweeper, or one look at the configuration."""
+    if any(argument.split("=")[0] in ONCE for argument in rest):
+        return [argument for argument in rest if argument not in MULTIRUN]
+    action = [] if verb == "run" else [f"hydra.sweeper.action={verb}"]
+    return ["--multirun", *action, *(argument for argument in rest if argument not in MULTIRUN)]
+
+
+def register() -> None:
+    """Make the schemas and the sweeper known to Hydra."""
+    plugins = Plugins.instance()  # first: its scan of installed plugins may execute our module again
+    from hydra_plugins.sparsemm import SparseMMSweeper
+
+    plugins.register(SparseMMSweeper)
+    register_schemas()
+
+
+def _call(arguments: Sequence[str]) -> int:
+    from sparsemm.sweep.jobs import run_composed
+
+    register()
+    sys.argv = [sys.argv[0], *arguments]
+    outer = os.environ.get(FULL_ERROR)
+    os.environ[FULL_ERROR] = "1"
+    try:
+        hydra.main(config_path="pkg://sparsemm.conf", config_name="run", version_base="1.3")(run_composed)()
+    except UnusableConfiguration as error:
+        return _refuse(str(error))
+    except CellsFailed as error:
+        print(f"sparsemm: {error}", file=sys.stderr)
+        return 1
+    except (HydraException, OmegaConfBaseException) as error:
+        if outer == "1":
+            raise
+        return _refuse(f"Nothing was started: {_explained(error)}")
+    except KeyboardInterrupt:
+        print("\nsparsemm: stopped. The same command again goes on where it stopped.", file=sys.stderr)
+        return 130
+    finally:
+        os.environ.pop(FULL_ERROR)
+        if outer is not None:
+            os.environ[FULL_ERROR] = outer
+    return 0
+
+
+def _explained(error: Exception) -> str:
+    with initialize_config_module("sparsemm.conf", version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        defaults = loader.load_configuration("run", [], RunMode.MULTIRUN)
+        return explain(error, defaults, loader)
+
+
+def _complete(arguments: Sequence[str]) -> int:
+    """Complete a verb, or what follows it: Hydra knows nothing of verbs, so the line loses its verb."""
+    line = os.environ.get("COMP_LINE", "")
+    program, _, after = line.partition(" ")
+    words = after.split(" ")
+    if arguments[1:] and arguments[1].startswith("query=") and len(words) == 1:
+        print("\n".join(verb for verb in VERBS if verb.startswith(words[0])))
+        return 0
+    if words[0] in VERBS:
+        os.environ["COMP_LINE"] = f"{program} {' '.join(words[1:])}"
+    return _call(arguments)
+
+
+def _unknown_verb(verb: str, rest: Sequence[str]) -> str:
+    if "=" in verb:
+        return f"{verb}: a verb comes first. Try: sparsemm run {' '.join([verb, *rest])}"
+    known = f"There are: {', '.join(VERBS)}. See sparsemm --help."
+    return f"{verb}: there is no such verb.{nearest(verb, VERBS)} {known}"
+
+
+def _refuse(message: str) -> int:
+    print(f"sparsemm: {message}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""The text of --help. Its examples work when pasted."""
+
+HELP = """\
+sparsemm: which KV-cache compression keeps a vision-language model's quality, at which budget?
+
+verbs
+  run      run a grid of cells and show its table; run it again to go on where it stopped
+  plan     the cells of a grid, how many are done, the jobs and the time they need; starts nothing
+  status   what is done, running, failed and pending
+  report   the table and the figure of a grid
+
+examples
+  sparsemm run +experiment=quickstart                            a small table in minutes
+  sparsemm plan method=full,snapkv,sparsemm budget=64,128        what would run
+  sparsemm run method=full,snapkv,sparsemm budget=64,128 task.limit=20
+  sparsemm run method=sparsemm budget=10% rho=0.1,0.3 task.limit=20
+  sparsemm run method=snapkv scorer=recent task.limit=20         another scorer in a known method
+  sparsemm status                                                the last sweep
+  sparsemm report +experiment=quickstart
+
+sparsemm <verb> --help        every setting and its default
+sparsemm run --cfg job        the configuration that a command would use
+eval "$(sparsemm -sc install=bash)"   shell completion"""
+
+_GRID = """\
+A comma makes a grid: budget=64,128 method=full,sparsemm. `+experiment=<name>` brings a grid of its own."""
+
+VERBS = {
+    "run": f"""\
+sparsemm run [key=value ...]: run every cell that has no result yet, then show the table.
+{_GRID}
+Exit code: 0 all done, 1 something failed, 2 the configuration cannot be used and nothing was started.
+
+examples
+  sparsemm run +experiment=quickstart
+  sparsemm run method=full,sparsemm budget=64,10% task.limit=20
+  sparsemm run --cfg job method=sparsemm""",
+    "plan": f"""\
+sparsemm plan [key=value ...]: the cells, how many are done, the jobs and their time. Starts nothing.
+{_GRID}
+
+examples
+  sparsemm plan +experiment=quickstart
+  sparsemm plan method=sparsemm budget=64,128 rho=0.1,0.3,0.5""",
+    "status": f"""\
+sparsemm status [key=value ...]: what is done, running, failed and pending; without a grid, of the last sweep.
+{_GRID}
+
+examples
+  sparsemm status
+  sparsemm status +experiment=quickstart
+  sparsemm status +experiment=quickstart watch=true""",
+    "report": f"""\
+sparsemm report [key=value ...]: print the table and write it and the figure to outputs/reports/<name>;
+without a grid, of the last sweep.
+{_GRID}
+
+examples
+  sparsemm report
+  sparsemm report +experiment=quickstart""",
+}

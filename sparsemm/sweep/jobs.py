@@ -1,0 +1,128 @@
+"""Jobs: what one worker runs, as immutable files; and the function that every Hydra launcher calls."""
+
+import json
+import subprocess
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from sparsemm.results.files import create_exclusively, read_json, storage_error
+from sparsemm.results.store import Store
+from sparsemm.sweep.cells import Cell, CellMaker, canonical
+from sparsemm.sweep.compose import plain_settings
+from sparsemm.sweep.errors import CellsFailed, UnusableConfiguration
+
+
+@dataclass(frozen=True)
+class SweepRecord:
+    """sweep.json: what was asked for."""
+
+    id: str
+    name: str
+    overrides: list[str]
+    experiment: str | None
+    cells: list[dict[str, Any]]  # fingerprint and label of each
+    git: dict[str, Any]
+    created: float
+
+
+def group_into_jobs(cells: Iterable[Cell]) -> list[list[Cell]]:
+    """Cells that share a prefill and everything a worker sets up once."""
+    jobs: dict[str, list[Cell]] = {}
+    for cell in cells:
+        shared = {name: cell.settings[name] for name in ("model", "task", "engine")}
+        jobs.setdefault(cell.group + canonical(shared), []).append(cell)
+    return list(jobs.values())
+
+
+def write_jobs(store: Store, sweep: SweepRecord, jobs: Sequence[Sequence[Cell]]) -> list[Path]:
+    """Write sweep.json and one file per job.
+
+    Raises:
+        FileExistsError: another sweep has this id.
+    """
+    folder = store.sweeps / sweep.id
+    _create(folder / "sweep.json", asdict(sweep))
+    return [write_job(store, sweep.id, number, cells, sweep.git) for number, cells in enumerate(jobs)]
+
+
+def write_job(store: Store, sweep: str, number: int, cells: Sequence[Cell], git: dict[str, Any]) -> Path:
+    """Write one job file, which is never changed afterwards."""
+    path = store.sweeps / sweep / "jobs" / f"{number}.json"
+    entries = [asdict(cell) for cell in cells]
+    _create(path, {"sweep": sweep, "job": number, "store": str(store.root), "cells": entries, "git": git})
+    return path
+
+
+def last_sweep(store: Store) -> SweepRecord | None:
+    """The sweep that was started last."""
+    found = [record for path in store.sweeps.glob("*/sweep.json") if (record := read_json(path))]
+    newest = max(found, key=lambda record: float(record["created"]), default=None)
+    return SweepRecord(**newest) if newest else None
+
+
+def run_composed(config: DictConfig) -> int:
+    """What a launcher runs: a job file of our sweeper, or the one cell of an ordinary configuration.
+
+    Returns the number of failed cells of a job file.
+
+    Raises:
+        UnusableConfiguration: an ordinary configuration that no run could use.
+        CellsFailed: its one cell failed.
+    """
+    from sparsemm.sweep.worker import run_job
+
+    if config.job_file is not None:
+        return run_job(Path(config.job_file))
+    try:
+        cell = CellMaker().cell(plain_settings(config))
+    except ValueError as error:
+        raise UnusableConfiguration(str(error)) from error
+    store = Store(Path(config.output))
+    if store.cell(cell.fingerprint).result() is not None:
+        print(f"{cell.fingerprint}: finished already")
+        return 0
+    hydra = HydraConfig.get()
+    number = OmegaConf.select(hydra, "job.num", throw_on_missing=False) or 0
+    if run_job(write_job(store, Path(hydra.sweep.dir).name, number, [cell], git_state())):
+        raise CellsFailed(f"{cell.fingerprint}: failed: {store.cell(cell.fingerprint).failure()}")
+    return 0
+
+
+def git_state() -> dict[str, Any]:
+    """Commit and dirty flag of the clone that this code lies in; None outside a clone."""
+    root = Path(__file__).resolve().parents[2]
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")) != root:
+            return {"commit": None, "dirty": None}
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": None, "dirty": None}
+
+
+def sweep_id(name: str, suffix: str) -> str:
+    """A folder name that says what and when; the random suffix keeps two sweeps of one second apart."""
+    stamp = datetime.fromtimestamp(time.time(), UTC).astimezone().strftime("%Y%m%d-%H%M%S")
+    return f"{name}-{stamp}-{suffix}"
+
+
+def _create(path: Path, content: dict[str, Any]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise storage_error(path, error) from error
+    if not create_exclusively(path, json.dumps(content, ensure_ascii=False).encode()):
+        raise FileExistsError(f"{path}: exists, and a job file is never changed. Run the command again.")

@@ -1,0 +1,70 @@
+"""What a grid would take: cells, jobs and time, before anything runs."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sparsemm.config import build_task
+from sparsemm.results.store import Store
+from sparsemm.sweep.cells import Cell
+from sparsemm.sweep.jobs import group_into_jobs
+
+Measured = dict[tuple[str, str], list[tuple[int, float]]]  # (model, task) -> (cells, seconds per sample)
+
+
+def describe(store: Store, cells: Sequence[Cell], points: int) -> str:
+    """The plan as text."""
+    done = store.finished(cell.fingerprint for cell in cells)
+    jobs = group_into_jobs(cell for cell in cells if cell.fingerprint not in done)
+    lines = [headline(len(cells), len(done), len(jobs), points)]
+    measured = _measured(store) if jobs else {}
+    total: float | None = 0.0
+    for number, job in enumerate(jobs):
+        seconds = _estimate(job, measured)
+        total = None if total is None or seconds is None else total + seconds
+        model, task = job[0].label["model"], job[0].label["task"]
+        lines.append(f"  job {number}: {model} {task}, {_count(len(job), 'cell')}, {duration(seconds)}")
+    if jobs:
+        lines.append(f"time, one job after the other: {duration(total)}")
+    return "\n".join(lines)
+
+
+def headline(cells: int, done: int, jobs: int, points: int) -> str:
+    """One line: how many cells, how many are done, how many jobs."""
+    same = f" ({points} combinations; the others are the same cells)" if points != cells else ""
+    if not jobs:
+        return f"{_count(cells, 'cell')}{same}, all finished"
+    return f"{_count(cells, 'cell')}{same}, {done} finished, {cells - done} to run in {_count(jobs, 'job')}"
+
+
+def duration(seconds: float | None) -> str:
+    """'about 3 min', or 'unknown'."""
+    if seconds is None:
+        return "unknown"
+    if seconds < 90:
+        return f"about {max(1, round(seconds))} s"
+    return f"about {round(seconds / 60)} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"
+
+
+def _measured(store: Store) -> Measured:
+    measured: Measured = {}
+    for result in store.results():
+        group: dict[str, Any] = result.get("group") or {}
+        if group.get("wall_s") and group.get("samples_timed"):
+            key = (result["label"]["model"], result["label"]["task"])
+            measured.setdefault(key, []).append(
+                (int(group["cells"]), group["wall_s"] / group["samples_timed"])
+            )
+    return measured
+
+
+def _estimate(job: Sequence[Cell], measured: Measured) -> float | None:
+    """Time of the measured group whose number of cells is nearest, scaled up where the job has more."""
+    known = measured.get((job[0].label["model"], job[0].label["task"]))
+    if not known:
+        return None
+    cells, per_sample_s = min(known, key=lambda one: abs(one[0] - len(job)))
+    return per_sample_s * max(1.0, len(job) / cells) * len(build_task(job[0].settings))
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")

@@ -1,0 +1,133 @@
+"""The state of a grid, read from the store: done, running, failed, pending."""
+
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from sparsemm.results.leases import running
+from sparsemm.results.store import Store
+from sparsemm.sweep.plan import duration
+
+REFRESH_S = 2.0
+ROWS = 60  # of the grid on a screen
+CLEAR = "\033[H\033[J"
+Labels = dict[str, dict[str, Any]]  # fingerprint -> label
+
+
+@dataclass(frozen=True)
+class State:
+    """One cell's state."""
+
+    word: str  # done | running | failed | pending
+    mark: str  # in the grid: the score, the progress, or a sign
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Status:
+    """The states of a grid, and the workers that run it."""
+
+    states: dict[str, State]
+    workers: list[dict[str, Any]]  # heartbeats
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will happen by itself."""
+        return all(state.word in ("done", "failed") for state in self.states.values())
+
+
+def read_status(store: Store, labels: Labels) -> Status:
+    """Look at every cell once."""
+    results = {result["fingerprint"]: result for result in store.results(labels)}
+    unfinished = [name for name in labels if name not in results]
+    held = running(store, unfinished)
+    failures = store.failures(name for name in unfinished if name not in held)
+    states = {}
+    for name in labels:
+        if name in results:
+            states[name] = State("done", f"{results[name]['score']:.3f}")
+        elif name in held:
+            states[name] = State("running", _percent(held[name]))
+        elif name in failures:
+            states[name] = State("failed", "failed", failures[name])
+        else:
+            states[name] = State("pending", "-")
+    return Status(states, list({beat["worker"]: beat for beat in held.values()}.values()))
+
+
+def show(store: Store, name: str, labels: Labels, watch: bool) -> None:
+    """Print the status; with `watch`, again and again until nothing more will happen."""
+    shown = ""
+    while True:
+        status = read_status(store, labels)
+        text = render(name, labels, status)
+        if text != shown:
+            print((CLEAR if watch and sys.stdout.isatty() else "") + text, flush=True)
+        shown = text
+        if not watch or status.ended:
+            return
+        time.sleep(REFRESH_S)
+
+
+def render(name: str, labels: Labels, status: Status) -> str:
+    """The status as text: counts, the grid, the workers, the failures."""
+    counts = Counter(state.word for state in status.states.values())
+    words = [f"{counts[word]} {word}" for word in ("done", "running", "failed", "pending") if counts[word]]
+    lines = [f"{name}: {len(labels)} cells: {', '.join(words)}"]
+    lines += _grid(labels, status.states)
+    lines += [_worker(beat) for beat in status.workers]
+    reasons = Counter(state.reason for state in status.states.values() if state.word == "failed")
+    lines += [f"failed, {count} cells: {reason}" for reason, count in reasons.most_common(8)]
+    return "\n".join(lines)
+
+
+def name_of(label: dict[str, Any]) -> str:
+    """A cell's label on one line."""
+    return " ".join(f"{key}={value}" for key, value in label.items() if value is not None)
+
+
+def _grid(labels: Labels, states: dict[str, State]) -> list[str]:
+    budgets = list(dict.fromkeys(label["budget"] for label in labels.values()))
+    keys = [key for key in next(iter(labels.values()), {}) if key != "budget"]
+    by_method: dict[tuple[Any, ...], set[Any]] = {}
+    for label in labels.values():
+        for key in keys:
+            by_method.setdefault((key, label["model"], label["task"], label["method"]), set()).add(label[key])
+    several = {key for (key, *_), values in by_method.items() if len(values) > 1}
+    first = [key for key in ("model", "task") if len({label[key] for label in labels.values()}) > 1]
+    rows: dict[str, dict[Any, str]] = {}
+    for fingerprint, label in labels.items():
+        words = [str(label[key]) for key in (*first, "method")]
+        words += [f"{key}={label[key]}" for key in keys if key in several and label[key] is not None]
+        rows.setdefault(" ".join(words), {})[label["budget"]] = states[fingerprint].mark
+    heads = ["full" if budget is None else str(budget) for budget in budgets]
+    widths = [max(len(head), 6) for head in heads]
+    left = max((len(row) for row in rows), default=0)
+    lines = [_line("budget", left, heads, widths)]
+    lines += [
+        _line(row, left, [marks.get(b, "") for b in budgets], widths)
+        for row, marks in list(rows.items())[:ROWS]
+    ]
+    if len(rows) > ROWS:
+        lines.append(
+            f"... and {len(rows) - ROWS} more rows; name fewer with overrides, such as method=sparsemm"
+        )
+    return lines
+
+
+def _line(row: str, left: int, marks: list[str], widths: list[int]) -> str:
+    cells = "  ".join(mark.rjust(width) for mark, width in zip(marks, widths, strict=True))
+    return f"  {row.ljust(left)}  {cells}".rstrip()
+
+
+def _worker(beat: dict[str, Any]) -> str:
+    rate = beat.get("rate_per_s")
+    left = duration((beat["total"] - beat["done"]) / rate) if rate else "unknown"
+    speed = f", {rate:.1f}/s" if rate else ""
+    return f"worker {beat['worker']}: {beat['done']} of {beat['total']} samples{speed}, time left: {left}"
+
+
+def _percent(beat: dict[str, Any]) -> str:
+    return f"{100 * beat['done'] // beat['total']}%" if beat["total"] else "0%"

@@ -1,0 +1,223 @@
+"""What our Hydra sweeper does: the whole grid is composed and checked before anything starts."""
+
+import secrets
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from hydra.core.plugins import Plugins
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, open_dict
+
+from sparsemm.results.store import Store
+from sparsemm.sweep import plan, status
+from sparsemm.sweep.cells import Cell, CellMaker
+from sparsemm.sweep.compose import Composer
+from sparsemm.sweep.errors import CellsFailed, UnusableConfiguration
+from sparsemm.sweep.jobs import SweepRecord, git_state, group_into_jobs, last_sweep, sweep_id, write_jobs
+
+SHOWN = 8  # kinds of errors listed
+QUICKSTART = "sparsemm run +experiment=quickstart"
+NOT_A_GRID = ("output=", "watch=")  # overrides that choose no cells
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The cells of a grid, without duplicates, in the grid's order."""
+
+    cells: list[Cell]
+    points: int  # combinations of overrides
+
+
+@dataclass
+class Sweep:
+    """One verb over one grid."""
+
+    config: DictConfig
+    context: HydraContext
+    task_function: TaskFunction
+    arguments: list[str]
+    fast: bool = True
+    store: Store = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.store = Store(Path(self.config.output))
+
+    def act(self, action: str) -> list[Any]:
+        """Carry out run, plan, status or report.
+
+        Raises:
+            UnusableConfiguration: nothing was started.
+            CellsFailed: cells without a result.
+        """
+        actions = {"run": self.run, "plan": self.plan, "status": self.status, "report": self.report}
+        if action not in actions:
+            raise UnusableConfiguration(
+                f"hydra.sweeper.action={action}: must be one of {', '.join(actions)}. Use the verbs."
+            )
+        return actions[action]() or []
+
+    @property
+    def experiment(self) -> str | None:
+        """The experiment that was chosen."""
+        choice = self.config.hydra.runtime.choices.get("experiment")
+        return None if choice is None else str(choice)
+
+    @cached_property
+    def grid(self) -> Grid:
+        """Every cell, checked."""
+        return make_grid(Composer(self.context.config_loader, self.config, self.fast), self.arguments)
+
+    def plan(self) -> None:
+        """Print the cells, the jobs and the time that they need."""
+        print(plan.describe(self.store, self.grid.cells, self.grid.points))
+
+    def status(self) -> None:
+        """Print the state of the grid, or of the last sweep where no grid is given."""
+        if found := self._named_labels():
+            status.show(self.store, *found, watch=bool(self.config.watch))
+
+    def report(self) -> None:
+        """Print and write the table of the grid, or of the last sweep where no grid is given."""
+        if found := self._named_labels():
+            print(self._report(*found))
+
+    def run(self) -> list[Any]:
+        """Run what has no result yet, then show the table."""
+        cells, points = self.grid.cells, self.grid.points
+        done = self.store.finished(cell.fingerprint for cell in cells)
+        jobs = group_into_jobs(cell for cell in cells if cell.fingerprint not in done)
+        print(plan.headline(len(cells), len(done), len(jobs), points), flush=True)
+        returns = self._launch(jobs)
+        self._conclude(returns)
+        return returns
+
+    def _launch(self, jobs: Sequence[Sequence[Cell]]) -> list[Any]:
+        name = self.experiment or "sweep"
+        record = SweepRecord(
+            id=sweep_id(name, secrets.token_hex(2)),
+            name=name,
+            overrides=self.arguments,
+            experiment=self.experiment,
+            cells=[{"fingerprint": cell.fingerprint, "label": cell.label} for cell in self.grid.cells],
+            git=git_state(),
+            created=time.time(),
+        )
+        files = write_jobs(self.store, record, jobs)
+        if not files:
+            return []
+        folder = str(self.store.sweeps / record.id)
+        with open_dict(self.config):
+            self.config.hydra.sweep.dir = folder
+        launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=self.context, task_function=self.task_function, config=self.config
+        )
+        choice = self.config.hydra.runtime.choices["hydra/launcher"]
+        overrides = [
+            [f"job_file={quoted(str(file))}", f"hydra.sweep.dir={quoted(folder)}", f"hydra/launcher={choice}"]
+            for file in files
+        ]
+        return list(launcher.launch(overrides, initial_job_idx=0))
+
+    def _conclude(self, returns: Sequence[Any]) -> None:
+        broken = sum(not _returned(number, one) for number, one in enumerate(returns))
+        labels = {cell.fingerprint: cell.label for cell in self.grid.cells}
+        done = self.store.finished(labels)
+        missing = [name for name in labels if name not in done]
+        failures = self.store.failures(missing)
+        if done and len(labels) > 1:
+            print(self._report(self.experiment or "sweep", labels))
+        for fingerprint, reason in list(failures.items())[:SHOWN]:
+            print(f"failed: {status.name_of(labels[fingerprint])}: {reason}", file=sys.stderr)
+        self._next_steps(len(missing) - len(failures))
+        if failures or broken:
+            raise CellsFailed(
+                f"{len(failures)} of {len(labels)} cells failed"
+                + (f", {broken} jobs stopped" if broken else "")
+                + ". Run the same command again: finished cells are kept."
+            )
+
+    def _next_steps(self, open_cells: int) -> None:
+        words = " ".join(text for text in self.arguments if text.startswith("+experiment="))
+        if open_cells:
+            print(f"{open_cells} cells have no result yet (submitted, or run by another process).")
+        print("Next:")
+        print(f"  sparsemm status {words}".rstrip())
+        print(f"  sparsemm report {words}".rstrip())
+        print(f"  sparsemm plan {words} rho=0.1,0.3,0.5" if words else f"  {QUICKSTART}")
+
+    def _report(self, name: str, labels: dict[str, dict[str, Any]]) -> str:
+        from sparsemm.results.report import write_report
+
+        found = [{**result, "label": labels[result["fingerprint"]]} for result in self.store.results(labels)]
+        return str(write_report(name, found, list(labels.values()), self.store.reports / name))
+
+    def _named_labels(self) -> tuple[str, dict[str, dict[str, Any]]] | None:
+        if any(not argument.startswith(NOT_A_GRID) for argument in self.arguments):
+            return self.experiment or "sweep", {cell.fingerprint: cell.label for cell in self.grid.cells}
+        record = last_sweep(self.store)
+        if record is None:
+            print(f"There is no sweep in {self.store.root} yet. Start one: {QUICKSTART}")
+            return None
+        return record.name, {entry["fingerprint"]: entry["label"] for entry in record.cells}
+
+
+def make_grid(composer: Composer, arguments: Sequence[str]) -> Grid:
+    """Compose and check every point.
+
+    Raises:
+        UnusableConfiguration: any point is invalid; says which and why.
+    """
+    maker, cells = CellMaker(), dict[str, Cell]()
+    errors: dict[str, list[tuple[str, ...]]] = {}
+    points = 0
+    try:
+        for point in composer.points(arguments):
+            points += 1
+            try:
+                if point.settings is None:
+                    raise ValueError(point.error)
+                cell = maker.cell(point.settings)
+                cells.setdefault(cell.fingerprint, cell)
+            except ValueError as error:
+                errors.setdefault(str(error), []).append(point.overrides)
+    except ValueError as error:
+        raise UnusableConfiguration(f"Nothing was started: {error}") from error
+    if errors:
+        raise UnusableConfiguration(_summary(errors, points))
+    return Grid(list(cells.values()), points)
+
+
+def quoted(text: str) -> str:
+    """A value of Hydra's override grammar that stands for exactly this text."""
+    escaped = text.replace("\\'", "\\\\'").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def _summary(errors: dict[str, list[tuple[str, ...]]], points: int) -> str:
+    if points == 1:
+        return f"Nothing was started: {next(iter(errors))}"
+    bad = sum(map(len, errors.values()))
+    lines = [f"{bad} of {points} cells are invalid, nothing was started:"]
+    for message, where in list(errors.items())[:SHOWN]:
+        lines.append(f"  {message} (in {len(where)} cells, first: {' '.join(where[0])})")
+    if len(errors) > SHOWN:
+        lines.append(f"  and {len(errors) - SHOWN} more kinds of errors")
+    return "\n".join(lines)
+
+
+def _returned(number: int, returned: Any) -> bool:
+    """Whether a job came to its end; where it did not, say why."""
+    try:
+        _ = returned.return_value
+        return True
+    except (OSError, ValueError) as error:
+        print(f"job {number} stopped: {error}", file=sys.stderr)
+    except Exception:
+        print(f"job {number} stopped:\n{traceback.format_exc()}", file=sys.stderr)
+    return False
