@@ -1,0 +1,153 @@
+"""One place of a table: a cell, or its seeds together, and how it compares with the best of its column."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import numpy as np
+
+from sparsemm.results import statistics
+from sparsemm.results.statistics import Floats
+
+Result = Mapping[str, Any]
+R = TypeVar("R", bound=Hashable)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One place of a table: a cell, or the seeds of one cell together."""
+
+    label: Mapping[str, Any]
+    fingerprints: tuple[str, ...]
+    score: float | None
+    low: float | None
+    high: float | None
+    samples: int  # of one seed
+    failed: int  # of all seeds
+    failures: tuple[str, ...]
+    documents_sha: str | None  # None when the seeds ran on different documents
+    scores: Floats  # [documents], NaN where all samples failed
+    counts: Floats  # [documents]
+    entries_per_head: float | None
+    kept_share: float | None
+    kept_bytes: float | None
+    devices: frozenset[str]
+    best: bool = False
+    p: float | None = None  # against the best of the column, Holm-adjusted
+
+    @property
+    def same_as_best(self) -> bool:
+        """Say whether the difference from the best of the column is not significant."""
+        return not self.best and self.p is not None and self.p > statistics.LEVEL
+
+
+FIGURES: dict[str, Callable[[Entry], Any]] = {
+    "seeds": lambda entry: len(entry.fingerprints),
+    "score": lambda entry: entry.score,
+    "low": lambda entry: entry.low,
+    "high": lambda entry: entry.high,
+    "best": lambda entry: entry.best,
+    "p_holm": lambda entry: entry.p,
+    "samples": lambda entry: entry.samples,
+    "failed": lambda entry: entry.failed,
+    "documents": lambda entry: len(entry.scores),
+    "entries_per_head": lambda entry: entry.entries_per_head,
+    "kept_share": lambda entry: entry.kept_share,
+    "kept_bytes": lambda entry: entry.kept_bytes,
+    "device": lambda entry: " + ".join(sorted(entry.devices)),
+    "fingerprints": lambda entry: " ".join(entry.fingerprints),
+}
+
+
+def figures(entry: Entry) -> dict[str, Any]:
+    """Return the entry's columns of a data frame."""
+    return {key: get(entry) for key, get in FIGURES.items()}
+
+
+def make_entry(results: Sequence[Result]) -> Entry:
+    """Join the results of a cell's seeds: scores averaged per document, then over documents."""
+    first = results[0]
+    documents = [result["documents"] for result in results]
+    sha = first["documents"]["ids_sha"] if len({d["ids_sha"] for d in documents}) == 1 else None
+    scored = [result["score"] for result in results if result["score"] is not None]
+    score, low, high = (
+        (first["score"], first["low"], first["high"]) if len(results) == 1 else (None, None, None)
+    )
+    scores, counts = np.array([]), np.array([])
+    if sha is not None:
+        scores, counts = statistics.merge_seeds(
+            np.array([d["scores"] for d in documents], np.float64),
+            np.array([d["counts"] for d in documents], np.float64),
+        )
+    if len(results) > 1 and scored:
+        score = math.fsum(scored) / len(scored)
+        if sha is not None:
+            low, high = statistics.interval(scores, counts)
+    return Entry(
+        label=first["label"],
+        fingerprints=tuple(result["fingerprint"] for result in results),
+        score=score,
+        low=low,
+        high=high,
+        samples=first["samples"],
+        failed=sum(result["failed"] for result in results),
+        failures=tuple(reason for result in results for reason in result["failures"]),
+        documents_sha=sha,
+        scores=scores,
+        counts=counts,
+        entries_per_head=_mean(results, "entries_per_head"),
+        kept_share=_mean(results, "kept_share"),
+        kept_bytes=_mean(results, "kept_bytes"),
+        devices=frozenset(str(result["provenance"]["device"]) for result in results),
+    )
+
+
+def _mean(results: Sequence[Result], key: str) -> float | None:
+    values = [result[key] for result in results if result[key] is not None]
+    return math.fsum(values) / len(values) if values else None
+
+
+def compare(entries: Mapping[tuple[R, Any], Entry]) -> tuple[dict[tuple[R, Any], Entry], int]:
+    """Mark the best of every column, and test the others against it on the same documents.
+
+    A place is (row, column); column None stays outside the comparison, as the full cache does.
+    Returns the marked entries, and the number of tests that Holm's correction covers.
+    """
+    pairs: list[tuple[tuple[R, Any], tuple[R, Any]]] = []
+    marked = dict(entries)
+    for column in dict.fromkeys(column for _, column in entries if column is not None):
+        here = {p: e.score for p, e in entries.items() if p[1] == column and e.score is not None}
+        if not here or max(here.values()) - min(here.values()) <= statistics.EQUAL:
+            continue
+        best = max(here, key=here.__getitem__)
+        for place, score in here.items():
+            if here[best] - score <= statistics.EQUAL:
+                marked[place] = replace(marked[place], best=True)
+            elif _comparable(entries[place], entries[best]):
+                pairs.append((place, best))
+    groups: dict[str, list[tuple[R, Any]]] = defaultdict(list)
+    for place in dict.fromkeys(place for pair in pairs for place in pair):
+        groups[str(entries[place].documents_sha)].append(place)
+    p_values: dict[tuple[R, Any], float] = {}
+    for group in groups.values():
+        index = {place: number for number, place in enumerate(group)}
+        means = statistics.resampled_means(
+            np.stack([entries[place].scores for place in group]),
+            np.stack([entries[place].counts for place in group]),
+            statistics.resamples_for(len(pairs)),
+        )
+        for best in {best for place, best in pairs if place in index}:
+            others = [place for place, rival in pairs if rival == best]
+            chosen = means[:, [index[best], *(index[place] for place in others)]]
+            p_values |= dict(zip(others, statistics.paired_p_values(chosen, 0)[1:].tolist(), strict=True))
+    for place, p in zip(p_values, statistics.holm(list(p_values.values())).tolist(), strict=True):
+        marked[place] = replace(marked[place], p=p)
+    return marked, len(pairs)
+
+
+def _comparable(entry: Entry, best: Entry) -> bool:
+    return entry.documents_sha is not None and entry.documents_sha == best.documents_sha

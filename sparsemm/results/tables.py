@@ -1,0 +1,238 @@
+"""From results to tables: one per (model, task), rows are methods, columns are budgets (or another key).
+
+A row also carries whatever else varies for its method (rho, scorer, ...). Seeds of one cell are averaged per
+document. Nothing is filled in: a cell that was not run has no entry.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from sparsemm.results.entries import FIGURES, Entry, Result, compare, figures, make_entry
+
+NAMES = {
+    "full": "Full cache",
+    "snapkv": "SnapKV",
+    "pyramidkv": "PyramidKV",
+    "adakv": "AdaKV",
+    "sparsemm": "SparseMM",
+    "random": "Random",
+    "window": "Window",
+}
+VARIANTS = ("budget", "scorer", "allocator", "rho", "window", "rounding")
+SEEDS = 5  # a random method with fewer says so
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """What an experiment says, and how its table is laid out."""
+
+    title: str
+    sentence: str  # what the table supports, or does not
+    columns: str = "budget"  # the label's key whose values are the columns
+    methods: tuple[str, ...] = tuple(NAMES)  # order of the rows; other methods follow by name
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method and what tells it apart from the method's other rows."""
+
+    method: str
+    variant: tuple[tuple[str, Any], ...]  # (key, value), only keys that vary
+
+    def name(self, seeds: int = 1) -> str:
+        """Return the name to show."""
+        extra = [f"{key} {value}" for key, value in self.variant]
+        if self.method == "random" or seeds > 1:
+            extra.append(f"{seeds} seed{'s' * (seeds != 1)}")
+        name = NAMES.get(self.method, self.method)
+        return f"{name} ({', '.join(extra)})" if extra else name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """The cells of one model and task."""
+
+    model: str
+    task: str
+    metric: str
+    column_key: str
+    rows: tuple[Row, ...]
+    columns: tuple[Any, ...]
+    entries: Mapping[tuple[Row, Any], Entry]  # column None: holds in every column, as the full cache does
+    comparisons: int  # number of paired tests that Holm's correction covers
+
+    def entry(self, row: Row, column: Any) -> Entry | None:
+        """Return what is at this place, if it was run."""
+        return self.entries.get((row, column)) or self.entries.get((row, None))
+
+    def name(self, row: Row) -> str:
+        """Return the row's name, with its number of seeds."""
+        seeds = [len(entry.fingerprints) for (owner, _), entry in self.entries.items() if owner == row]
+        return row.name(max(seeds, default=0))
+
+    def column_entries(self, column: Any) -> dict[Row, Entry]:
+        """Return the entries that belong to this column alone: the methods that are compared in it."""
+        return {row: self.entries[row, column] for row in self.rows if (row, column) in self.entries}
+
+
+def build_tables(
+    results: Iterable[Result],
+    expected_labels: Iterable[Mapping[str, Any]] = (),
+    claim: Claim | None = None,
+) -> list[Table]:
+    """Lay the results out; labels that are expected and not there leave an empty place."""
+    claim = claim or Claim(title="", sentence="")
+    found = _told_apart(list(results))
+    missing = missing_labels([result["label"] for result in found], expected_labels)
+    places: dict[tuple[str, str], list[tuple[Mapping[str, Any], Result | None]]] = defaultdict(list)
+    for result in found:
+        places[result["label"]["model"], result["label"]["task"]].append((result["label"], result))
+    for label in missing:
+        places[label["model"], label["task"]].append((label, None))
+    return [_table(*key, places[key], claim) for key in sorted(places)]
+
+
+def missing_labels(
+    present: Iterable[Mapping[str, Any]], expected: Iterable[Mapping[str, Any]]
+) -> list[Mapping[str, Any]]:
+    """Return the expected labels that have no result."""
+    have = Counter(_label_key(label) for label in present)
+    missing: list[Mapping[str, Any]] = []
+    for label in expected:
+        key = _label_key(label)
+        if have[key]:
+            have[key] -= 1
+        else:
+            missing.append(label)
+    return missing
+
+
+def budget_key(value: Any) -> tuple[int, float, str]:
+    """Order numbers first, then percentages, then names."""
+    if isinstance(value, int | float):
+        return 0, float(value), ""
+    text = str(value)
+    try:
+        return (1, float(text.removesuffix("%")), "") if text.endswith("%") else (0, float(text), "")
+    except ValueError:
+        return 2, 0.0, text
+
+
+def frame(tables: Sequence[Table]) -> pd.DataFrame:
+    """One line per place of the tables, those that were not run included (score empty)."""
+    lines = []
+    for table in tables:
+        for row in table.rows:
+            constant = (row, None) in table.entries
+            for column in (None,) if constant else table.columns:
+                entry = table.entries.get((row, column))
+                label: Mapping[str, Any] = (
+                    entry.label if entry else {**dict(row.variant), table.column_key: column}
+                )
+                budget = label.get("budget")
+                line: dict[str, Any] = {"model": table.model, "task": table.task, "metric": table.metric}
+                line |= {"row": table.name(row), "method": row.method}
+                line["budget"] = None if budget is None else str(budget)
+                line |= {key: label.get(key) for key in VARIANTS if key != "budget"}
+                lines.append(line | (figures(entry) if entry else {}))
+    columns = ["model", "task", "metric", "row", "method", *VARIANTS, *FIGURES]
+    return pd.DataFrame(lines, columns=columns)
+
+
+def _label_key(label: Mapping[str, Any]) -> str:
+    return json.dumps({key: label[key] for key in label if "." not in key}, sort_keys=True, default=str)
+
+
+def _told_apart(results: list[Result]) -> list[Result]:
+    """Add to labels that are equal what tells their cells apart (such as task.limit), as dotted keys."""
+    groups: dict[str, list[Result]] = defaultdict(list)
+    for result in results:
+        groups[_label_key(result["label"])].append(result)
+    keys: set[str] = set()
+    for group in groups.values():
+        if len(group) > 1:
+            flat = [_flat(result.get("identity") or {}) for result in group]
+            names = {name for leaves in flat for name in leaves}
+            differing = {name for name in names if len({str(leaves.get(name)) for leaves in flat}) > 1}
+            if len({tuple(str(leaves.get(name)) for name in sorted(differing)) for leaves in flat}) < len(
+                group
+            ):
+                fingerprints = ", ".join(result["fingerprint"] for result in group)
+                raise ValueError(
+                    f"results={fingerprints}: equal label and identity, so a table cannot tell them apart. "
+                    "Remove all but one of these cells' folders from the store."
+                )
+            keys |= differing
+    if not keys:
+        return results
+    return [
+        {**result, "label": {**result["label"], **{key: _flat(result["identity"]).get(key) for key in keys}}}
+        for result in results
+    ]
+
+
+def _flat(value: Any, name: str = "") -> dict[str, Any]:
+    if isinstance(value, Mapping):
+        parts = (_flat(inner, f"{name}.{key}" if name else f".{key}") for key, inner in value.items())
+        return {key: leaf for part in parts for key, leaf in part.items()}
+    return {name: value}
+
+
+def _table(
+    model: str, task: str, places: list[tuple[Mapping[str, Any], Result | None]], claim: Claim
+) -> Table:
+    labels = [label for label, _ in places]
+    varying = {
+        method: _varying(method, labels, claim.columns) for method in {label["method"] for label in labels}
+    }
+    cells: dict[tuple[Row, Any], list[Result]] = defaultdict(list)
+    for label, result in places:
+        row = Row(
+            label["method"], tuple((key.lstrip("."), label.get(key)) for key in varying[label["method"]])
+        )
+        cells[row, label.get(claim.columns)] += [result] if result else []
+    rank = {method: number for number, method in enumerate(claim.methods)}
+    rows = sorted(
+        {row for row, _ in cells},
+        key=lambda row: (
+            rank.get(row.method, len(rank)),
+            row.method,
+            [budget_key("" if value is None else value) for _, value in row.variant],
+        ),
+    )
+    columns = sorted({column for _, column in cells if column is not None}, key=budget_key)
+    entries = {place: make_entry(group) for place, group in cells.items() if group}
+    metric = next((str(result["metric"]) for _, result in places if result), "")
+    entries, comparisons = compare(entries)
+    return Table(
+        model=model,
+        task=task,
+        metric=metric,
+        column_key=claim.columns,
+        rows=tuple(rows),
+        columns=tuple(columns),
+        entries=entries,
+        comparisons=comparisons,
+    )
+
+
+def _varying(method: str, labels: list[Mapping[str, Any]], columns: str) -> list[str]:
+    """Return the keys that must be part of the method's row names."""
+    own = [label for label in labels if label["method"] == method]
+    dotted = sorted({key for label in own for key in label if "." in key})
+    keys = []
+    for key in [*VARIANTS, *dotted]:
+        values: dict[Any, set[Any]] = defaultdict(set)
+        for label in own:
+            # where the window is the budget (the paper's Table 2) it belongs to the column
+            values[label.get(columns) if key == "window" else None].add(label.get(key))
+        if key != columns and any(len(found) > 1 for found in values.values()):
+            keys.append(key)
+    return keys
