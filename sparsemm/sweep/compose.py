@@ -35,7 +35,7 @@ class Choice:
 class Point:
     """One point of the grid: its settings, or what is wrong with it."""
 
-    overrides: tuple[str, ...]
+    overrides: tuple[str, ...]  # those that differ between the points
     settings: Settings | None
     error: str | None
 
@@ -51,8 +51,9 @@ class Composer:
 
     def points(self, arguments: Sequence[str]) -> Iterator[Point]:
         """Every point of the grid that Hydra's grammar describes, in the order of the basic sweeper."""
-        for choices in itertools.product(*self.axes(arguments)):
-            overrides = tuple(choice.text for choice in choices)
+        axes = self.axes(arguments)
+        for choices in itertools.product(*axes):
+            overrides = tuple(one.text for one, axis in zip(choices, axes, strict=True) if len(axis) > 1)
             try:
                 yield Point(overrides, self._settings(choices), None)
             except ValueError as error:
@@ -140,7 +141,7 @@ class _Base:
     def settings(self, patch: dict[str, Any]) -> Settings:
         settings: Settings = deepcopy(self.raw)
         for key, value in patch.items():
-            _set(settings, self.leaves[key], self._typed(key, value, patch))
+            _set(settings, self.leaves[key], self._typed(key, value))
         for dotted, path in self.referring.items():
             if dotted not in patch:
                 _set(settings, path, self._resolved(dotted, settings, patch))
@@ -149,8 +150,8 @@ class _Base:
                 raise ValueError(f"{dotted}: must be given. Add {dotted}=<value>.")
         return settings
 
-    def _typed(self, key: str, value: Any, patch: dict[str, Any]) -> Any:
-        return self._once((key, type(value), value), key, patch)
+    def _typed(self, key: str, value: Any) -> Any:
+        return self._once((key, type(value), value), key, {key: value})
 
     def _resolved(self, dotted: str, settings: Settings, patch: dict[str, Any]) -> Any:
         source = self._source(_get(self.raw, self.leaves[dotted]), settings, patch)
