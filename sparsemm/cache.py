@@ -1,0 +1,204 @@
+"""RaggedCache: a KV cache in which every head of every row keeps its own entries.
+
+Layout of a layer: one arena for keys and one for values, [slots, D]. A segment is the slots of one KV head of
+one row: a start, a length, and room for the tokens to come. Appending writes in place. Segments of similar
+size stand together (a size class), so that plain PyTorch attends to a class with one call; see kernels/README.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+from sparsemm.kernels.ragged_attention import Arena, append, attend, build_arena
+
+if TYPE_CHECKING:
+    from sparsemm.engine.select import Selector
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The entries that the rows of one prompt keep in one layer, row by row, head by head, in token order.
+
+    Args:
+        keys: [E, D].
+        values: [E, D].
+        tokens: [E] the index of each entry in the prompt.
+        lengths: [R, H] entries per segment; they sum to E.
+    """
+
+    keys: Tensor
+    values: Tensor
+    tokens: Tensor
+    lengths: Tensor
+
+    @staticmethod
+    def gather(keys: Tensor, values: Tensor, keep: Tensor) -> Kept:
+        """Copy what `keep` [R, H, T] marks out of keys and values [H, T, D]."""
+        heads, tokens, dim = keys.shape
+        chosen = keep.view(len(keep), heads * tokens).nonzero()[:, 1]
+        flat_keys, flat_values = keys.reshape(heads * tokens, dim), values.reshape(heads * tokens, dim)
+        return Kept(flat_keys[chosen], flat_values[chosen], chosen % tokens, keep.sum(2))
+
+    def rows(self, start: int, stop: int) -> Kept:
+        """Rows `start` to `stop` (clipped)."""
+        start, stop = max(0, start), min(stop, len(self.lengths))
+        if (start, stop) == (0, len(self.lengths)):
+            return self
+        if start >= stop:
+            return self.empty(0)
+        ends = [0, *self.lengths.sum(1).cumsum(0).tolist()]
+        here = slice(ends[start], ends[stop])
+        return Kept(self.keys[here], self.values[here], self.tokens[here], self.lengths[start:stop])
+
+    def empty(self, rows: int) -> Kept:
+        """Rows that keep nothing."""
+        return Kept(self.keys[:0], self.values[:0], self.tokens[:0], self.lengths.new_zeros(rows, self.lengths.shape[1]))
+
+
+class RaggedLayer(CacheLayerMixin):
+    """One layer. The attention function of `sparsemm.engine.attention` finds it through the keys."""
+
+    is_sliding = False
+    is_compileable = False
+    supports_early_init = False
+
+    def __init__(self, index: int, selector: Selector | None, room: int, hold: bool):
+        super().__init__()
+        self.index, self.selector, self.room, self.hold = index, selector, room, hold
+        self.seen = 0
+        self.observed = True  # the attention function has seen the last update
+        self.held: list[Kept] = []
+        self.arena: Arena | None = None
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Remember dtype and device."""
+        self.dtype, self.device = key_states.dtype, key_states.device
+        self.is_initialized = True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Take the keys and values [R, H, q, D] of new tokens; the attention function does the rest."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        if not self.observed:
+            raise RuntimeError(
+                "This model's attention does not read RaggedCache. Call sparsemm.engine.attention.use_ragged_attention(model) first."
+            )
+        self.observed = False
+        key_states.ragged_layer = self  # type: ignore[attr-defined]
+        return key_states, value_states
+
+    def prefill(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scaling: float) -> None:
+        """Choose and store the entries of the prompts: queries [B, Hq, T, D], keys and values [B, H, T, D].
+
+        `mask` is what transformers made ([B, 1, T, T] or None); tokens that the last query may not see are padding.
+        """
+        if self.selector is None:
+            raise RuntimeError("This cache was joined from prefilled prompts; it takes no new prompt.")
+        self.observed, self.seen = True, keys.shape[2]
+        for row in range(len(keys)):
+            k, v, q, shift = keys[row], values[row], queries[row], 0
+            if mask is not None:
+                visible = mask[row, 0, -1] if mask.dtype == torch.bool else mask[row, 0, -1] == 0
+                shift = int(visible.int().argmax())
+                if not bool(visible[shift:].all()):
+                    raise ValueError("attention_mask: a prompt may be padded on the left only. Set padding_side='left'.")
+                k, v, q = k[:, shift:], v[:, shift:], q[:, shift:]
+            kept = self.selector.select(self.index, q, k, v, scaling)
+            self.held.append(Kept(kept.keys, kept.values, kept.tokens + shift, kept.lengths))
+        if not self.hold:
+            self.settle(self.room)
+
+    def settle(self, room: int) -> None:
+        """Lay out what is held, with room for `room` more tokens in every segment."""
+        self.arena = build_arena(
+            torch.cat([kept.keys for kept in self.held]),
+            torch.cat([kept.values for kept in self.held]),
+            torch.cat([kept.tokens for kept in self.held]),
+            torch.cat([kept.lengths for kept in self.held]),
+            room,
+        )
+        self.held = []
+
+    def decode(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scaling: float) -> Tensor:
+        """Append new tokens and attend: queries [R, Hq, q, D], keys and values [R, H, q, D] -> [R, q, Hq, D]."""
+        assert self.arena is not None
+        self.observed = True
+        self.arena = append(self.arena, keys, values, self.seen, self.room)
+        self.seen += keys.shape[2]
+        return attend(self.arena, queries, scaling, mask)
+
+    def get_seq_length(self) -> int:
+        """Tokens seen, not entries kept: positions go on from here."""
+        return self.seen
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Masks cover all tokens seen; the attention looks its entries up in them."""
+        return self.seen + query_length, 0
+
+    def get_max_length(self) -> int:
+        """No limit: segments grow when their room is used up."""
+        return -1
+
+    get_max_cache_shape = get_max_length
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self.seen, self.observed, self.held, self.arena = 0, True, [], None
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Beam search would need to copy segments."""
+        raise NotImplementedError("RaggedCache does not support beam search. Use num_beams=1.")
+
+
+class RaggedCache(Cache):
+    """A KV cache for `model.generate(past_key_values=...)` that compresses the prompt with one method.
+
+    The prompt is read with full attention, each layer is compressed at once, and all later tokens (answers,
+    follow-up questions) are kept in full. A cache serves one conversation; make a new one for the next.
+
+    Args:
+        selector: the method(s) and the model's shape.
+        room: tokens that every segment can take before the arena grows.
+        hold: keep the chosen entries aside for `join` instead of laying them out (used by the engine).
+    """
+
+    def __init__(self, selector: Selector | None, layers: int, room: int = 128, hold: bool = False):
+        super().__init__(layers=[RaggedLayer(index, selector, room, hold) for index in range(layers)])
+        self.layers: list[RaggedLayer]
+
+    @classmethod
+    def join(cls, caches: Sequence[RaggedCache], rows: tuple[int, int], room: int, empty_rows: int = 0) -> RaggedCache:
+        """Lay out rows `rows[0]` to `rows[1]` of several prefilled prompts, counted through all of them.
+
+        `empty_rows` rows without entries follow.
+        """
+        joined = cls(None, len(caches[0].layers), room)
+        for index, layer in enumerate(joined.layers):
+            before = 0
+            for held in (kept for cache in caches for kept in cache.layers[index].held):
+                here = held.rows(rows[0] - before, rows[1] - before)
+                before += len(held.lengths)
+                if len(here.lengths):
+                    layer.held.append(here)
+            if empty_rows:
+                layer.held.append(layer.held[0].empty(empty_rows))
+            layer.seen = max(cache.layers[index].seen for cache in caches)
+            layer.settle(room)
+        return joined
+
+    @property
+    def kept_lengths(self) -> Tensor:
+        """[L, R, H] entries that each segment holds now."""
+        return torch.stack([_lengths(layer) for layer in self.layers])
+
+
+def _lengths(layer: RaggedLayer) -> Tensor:
+    if layer.arena is not None:
+        return layer.arena.lengths
+    return torch.cat([kept.lengths for kept in layer.held])

@@ -1,0 +1,16 @@
+"""No ranking: for methods that keep everything."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from sparsemm.methods.base import Scorer
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoScorer(Scorer):
+    """Stands where nothing is ranked."""
+
+    def scores(self, queries: Tensor, keys: Tensor, scaling: float, candidates: int) -> Tensor:
+        """Refuse: there is nothing to rank by."""
+        raise ValueError("scorer=none: this method ranks tokens. Choose a scorer, such as scorer=window_attention.")

@@ -1,0 +1,18 @@
+"""Rank tokens by age: the newest are kept."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sparsemm.methods.base import Scorer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recent(Scorer):
+    """Keep the last tokens of the prompt; with the uniform allocator this is the paper's `window` ablation (Table 2)."""
+
+    def scores(self, queries: Tensor, keys: Tensor, scaling: float, candidates: int) -> Tensor:
+        """[H, n] float32; see `Scorer.scores`."""
+        ages = torch.arange(candidates, dtype=torch.float32, device=keys.device)
+        return ages.expand(keys.shape[0], candidates)

@@ -1,0 +1,26 @@
+"""Rank tokens by the attention that the last queries of the prompt pay them."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from sparsemm.kernels.window_scores import window_scores
+from sparsemm.methods.base import Scorer
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowAttention(Scorer):
+    """Attention of the window's queries, averaged over queries and GQA group, then pooled over neighbours.
+
+    Source: SnapKV (arXiv:2404.14469) with the settings of arXiv:2506.05344, section 4.1.
+    """
+
+    pool_kernel: int  # tokens, odd
+
+    def __post_init__(self) -> None:
+        if self.pool_kernel < 1 or self.pool_kernel % 2 == 0:
+            raise ValueError(f"scorer.pool_kernel={self.pool_kernel}: must be a positive odd number of tokens. Try 5.")
+
+    def scores(self, queries: Tensor, keys: Tensor, scaling: float, candidates: int) -> Tensor:
+        """[H, n] float32; see `Scorer.scores`."""
+        return window_scores(queries, keys, scaling, candidates, self.pool_kernel)

@@ -1,0 +1,130 @@
+"""What the engine needs of a model, and what an adapter provides. One file per model family."""
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sparsemm.methods.base import ModelShape
+from sparsemm.paths import resolve
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_WHOLE_FILE = 256 * 2**20  # bytes; of larger files only size, first and last MiB enter the content id
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One question about one image, ready for the model.
+
+    Args:
+        inputs: what the model's forward takes, batch of one, position ids included.
+        tokens: T.
+        next_position: the position of the first answer token.
+    """
+
+    inputs: dict[str, Tensor]
+    tokens: int
+    next_position: int
+
+
+class LoadedModel(ABC):
+    """A model in memory, with its prompt format."""
+
+    model: Any
+    tokenizer: Any
+    shape: ModelShape
+    device: torch.device
+    eos_ids: tuple[int, ...]
+
+    @abstractmethod
+    def prompt(self, image: Image.Image, question: str) -> Prompt:
+        """Encode an image and a question."""
+
+    @abstractmethod
+    def decode_positions(self, positions: Tensor) -> Tensor:
+        """Position ids of one new token per row, from positions [R]."""
+
+    def text(self, token_ids: Sequence[int]) -> str:
+        """The text of generated tokens, special tokens left out."""
+        return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True)).strip()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelAdapter(ABC):
+    """A model as configuration: nothing is read until it is asked for."""
+
+    name: str
+    path: str  # a local folder, or pkg://package/folder
+    dtype: str
+    attention: str
+    image_pixels: int
+    revision: str | None = None
+    head_scores: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise ValueError(f"model.dtype={self.dtype}: must be one of {', '.join(DTYPES)}.")
+        if self.image_pixels <= 0:
+            raise ValueError(f"model.image_pixels={self.image_pixels}: must be a positive number of pixels.")
+
+    @property
+    def folder(self) -> Path:
+        """The model's folder."""
+        return resolve(self.path)
+
+    def check(self) -> None:
+        """Raise ValueError where the folder is missing or holds no model of this family."""
+        self.shape()
+        if not list(self.folder.glob("*.safetensors")):
+            raise ValueError(f"model.path={self.path}: no .safetensors file there. Convert the weights to safetensors.")
+
+    def config(self) -> dict[str, Any]:
+        """The model's config.json."""
+        file = self.folder / "config.json"
+        if not self.folder.is_dir():
+            raise ValueError(f"model.path={self.path}: no such folder. Give a folder with config.json and safetensors.")
+        if not file.is_file():
+            raise ValueError(f"model.path={self.path}: not a model, config.json is missing. Give a folder saved by save_pretrained.")
+        try:
+            config: dict[str, Any] = json.loads(file.read_text())
+        except json.JSONDecodeError as error:
+            raise ValueError(f"model.path={self.path}: config.json is not valid JSON ({error}). Save the model again.") from None
+        return config
+
+    def content_id(self) -> str:
+        """A hash of everything in the folder that can change an answer."""
+        return _content_id(self.folder)
+
+    @abstractmethod
+    def shape(self) -> ModelShape:
+        """Layers and heads, read from config.json alone."""
+
+    @abstractmethod
+    def load(self, device: torch.device) -> LoadedModel:
+        """Read the weights."""
+
+
+@lru_cache(maxsize=64)
+def _content_id(folder: Path) -> str:
+    whole = hashlib.sha256()
+    for file in sorted(folder.iterdir()):
+        if file.suffix not in {".json", ".safetensors", ".txt", ".jinja", ".model"} or file.name in {"heads.json", "training.json"}:
+            continue
+        size = file.stat().st_size
+        whole.update(f"{file.name}:{size}:".encode())
+        with file.open("rb") as stream:
+            if size <= _WHOLE_FILE:
+                whole.update(stream.read())
+            else:
+                whole.update(stream.read(2**20))
+                stream.seek(-(2**20), 2)
+                whole.update(stream.read())
+    return whole.hexdigest()[:20]
