@@ -7,7 +7,7 @@ from sparsemm.results.tables import Claim
 CLAIM = Claim(
     title="Quickstart: five compression methods and the full cache on the tiny model",
     sentence=(
-        "Which method keeps a vision-language model reading at which budget, every method with the same number of "
+        "Which method keeps a vision-language model reading, and at which budget, when all keep equally many "
         "entries. The tiny model shows how the machinery works; it is no evidence about 7B models."
     ),
     columns="budget",

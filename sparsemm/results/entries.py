@@ -70,6 +70,7 @@ def figures(entry: Entry) -> dict[str, Any]:
 
 def make_entry(results: Sequence[Result]) -> Entry:
     """Join the results of a cell's seeds: scores averaged per document, then over documents."""
+    results = sorted(results, key=lambda result: str(result["fingerprint"]))  # the same answer in any order
     first = results[0]
     documents = [result["documents"] for result in results]
     sha = first["documents"]["ids_sha"] if len({d["ids_sha"] for d in documents}) == 1 else None
@@ -84,9 +85,7 @@ def make_entry(results: Sequence[Result]) -> Entry:
             np.array([d["counts"] for d in documents], np.float64),
         )
     if len(results) > 1 and scored:
-        score = math.fsum(scored) / len(scored)
-        if sha is not None:
-            low, high = statistics.interval(scores, counts)
+        score = math.fsum(scored) / len(scored)  # `compare` adds the interval, for a whole table at once
     return Entry(
         label=first["label"],
         fingerprints=tuple(result["fingerprint"] for result in results),
@@ -112,13 +111,13 @@ def _mean(results: Sequence[Result], key: str) -> float | None:
 
 
 def compare(entries: Mapping[tuple[R, Any], Entry]) -> tuple[dict[tuple[R, Any], Entry], int]:
-    """Mark the best of every column, and test the others against it on the same documents.
+    """Mark the best of every column, test the others against it, and give averaged seeds their interval.
 
     A place is (row, column); column None stays outside the comparison, as the full cache does.
     Returns the marked entries, and the number of tests that Holm's correction covers.
     """
-    pairs: list[tuple[tuple[R, Any], tuple[R, Any]]] = []
     marked = dict(entries)
+    rival: dict[tuple[R, Any], tuple[R, Any]] = {}  # place -> the best of its column, to be tested against
     for column in dict.fromkeys(column for _, column in entries if column is not None):
         here = {p: e.score for p, e in entries.items() if p[1] == column and e.score is not None}
         if not here or max(here.values()) - min(here.values()) <= statistics.EQUAL:
@@ -128,25 +127,30 @@ def compare(entries: Mapping[tuple[R, Any], Entry]) -> tuple[dict[tuple[R, Any],
             if here[best] - score <= statistics.EQUAL:
                 marked[place] = replace(marked[place], best=True)
             elif _comparable(entries[place], entries[best]):
-                pairs.append((place, best))
-    groups: dict[str, list[tuple[R, Any]]] = defaultdict(list)
-    for place in dict.fromkeys(place for pair in pairs for place in pair):
-        groups[str(entries[place].documents_sha)].append(place)
+                rival[place] = best
+    averaged = [p for p, e in entries.items() if e.score is not None and e.low is None and e.documents_sha]
+    groups: dict[str, dict[tuple[R, Any], int]] = defaultdict(dict)  # documents -> place -> column of `means`
+    for place in (*rival, *rival.values(), *averaged):
+        group = groups[str(entries[place].documents_sha)]
+        group.setdefault(place, len(group))
     p_values: dict[tuple[R, Any], float] = {}
     for group in groups.values():
-        index = {place: number for number, place in enumerate(group)}
         means = statistics.resampled_means(
             np.stack([entries[place].scores for place in group]),
             np.stack([entries[place].counts for place in group]),
-            statistics.resamples_for(len(pairs)),
+            statistics.resamples_for(len(rival)),
         )
-        for best in {best for place, best in pairs if place in index}:
-            others = [place for place, rival in pairs if rival == best]
-            chosen = means[:, [index[best], *(index[place] for place in others)]]
+        joined = [place for place in averaged if place in group]
+        lows, highs = statistics.intervals(means[:, [group[place] for place in joined]])
+        for place, low, high in zip(joined, lows.tolist(), highs.tolist(), strict=True):
+            marked[place] = replace(marked[place], low=low, high=high)
+        for best in dict.fromkeys(rival[place] for place in group if place in rival):
+            others = [place for place in group if rival.get(place) == best]
+            chosen = means[:, [group[best], *(group[place] for place in others)]]
             p_values |= dict(zip(others, statistics.paired_p_values(chosen, 0)[1:].tolist(), strict=True))
     for place, p in zip(p_values, statistics.holm(list(p_values.values())).tolist(), strict=True):
         marked[place] = replace(marked[place], p=p)
-    return marked, len(pairs)
+    return marked, len(rival)
 
 
 def _comparable(entry: Entry, best: Entry) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsemm.results.entries import Entry
-from sparsemm.results.notes import PERCENT, scale
+from sparsemm.results.notes import PERCENT, metric_name, scale
 from sparsemm.results.tables import Row, Table
 
 if TYPE_CHECKING:
@@ -98,12 +98,12 @@ def _panel(panel: Axes, table: Table, styles: dict[Row, tuple[str, str, Any]]) -
                     factor * constant.low, factor * constant.high, color=color, alpha=0.06, linewidth=0
                 )
             handles[table.name(row)] = line
-        points = [(positions[c], e) for c in table.columns if (e := _scored(table, row, c)) is not None]
-        if points:
-            x = [position for position, _ in points]
+        points = [_scored(table, row, column) for column in table.columns]
+        if any(point is not None for point in points):
+            x = [positions[column] for column in table.columns]
             (line,) = panel.plot(
                 x,
-                [factor * float(e.score or 0.0) for _, e in points],
+                [factor * (point.score or 0.0) if point else math.nan for point in points],  # gap: not run
                 color=color,
                 marker=marker,
                 linestyle=dash,
@@ -113,21 +113,16 @@ def _panel(panel: Axes, table: Table, styles: dict[Row, tuple[str, str, Any]]) -
                 markeredgewidth=0.6,
                 zorder=4,
             )
-            bounded = [
-                (position, e.low, e.high)
-                for position, e in points
-                if e.low is not None and e.high is not None
-            ]
-            panel.fill_between(
-                [position for position, _, _ in bounded],
-                [factor * low for _, low, _ in bounded],
-                [factor * high for _, _, high in bounded],
-                color=color,
-                alpha=0.12,
-                linewidth=0,
+            low, high = (
+                [
+                    math.nan if (bound := getattr(point, side, None)) is None else factor * bound
+                    for point in points
+                ]
+                for side in ("low", "high")
             )
+            panel.fill_between(x, low, high, color=color, alpha=0.12, linewidth=0)
             handles[table.name(row)] = line
-    panel.set_ylabel(table.metric.replace("_", " ") + (" (%)" if table.metric in PERCENT else ""))
+    panel.set_ylabel(metric_name(table.metric) + (" (%)" if table.metric in PERCENT else ""))
     panel.grid(axis="y", color="#DDDDDD", linewidth=0.6)
     panel.set_axisbelow(True)
     return dict(reversed(handles.items()))

@@ -19,6 +19,11 @@ def scale(metric: str) -> float:
     return 100.0 if metric in PERCENT else 1.0
 
 
+def metric_name(metric: str) -> str:
+    """Return the metric as prose writes it."""
+    return "ANLS" if metric == "anls" else metric.replace("_", " ")
+
+
 def number(value: float, digits: int = 2) -> str:
     """Format without trailing zeros: 64, 63.97."""
     text = f"{value:.{digits}f}"
@@ -218,7 +223,7 @@ def _list(items: Iterable[str]) -> str:
 
 def title(table: Table) -> str:
     """Return the table's heading."""
-    unit = f"{table.metric.replace('_', ' ')}{', %' if table.metric in PERCENT else ''}"
+    unit = f"{metric_name(table.metric)}{', %' if table.metric in PERCENT else ''}"
     return f"{table.task} ({unit or 'nothing run yet'}), model {table.model}, by {table.column_key}"
 
 

@@ -21,7 +21,10 @@ RESAMPLES = 10_000
 MOST_RESAMPLES = 40_000
 LEVEL = 0.05  # of the tests; intervals hold 1 - LEVEL
 SEED = 20250605
-BLOCK = 1_000  # resamples drawn and multiplied at once
+BLOCK = 1_000  # resamples drawn from one state of the generator
+MOST_WEIGHTS = (
+    4_000_000  # multiplied at once: few large products, as threads of many small ones wait on each other
+)
 EQUAL = 1e-12  # means closer than this are equal: they differ by rounding only
 
 
@@ -33,6 +36,12 @@ def _weights(documents: int, block: int) -> NDArray[np.uint8]:
     return np.bincount(flat, minlength=BLOCK * documents).reshape(BLOCK, documents).astype(np.uint8)
 
 
+@lru_cache(maxsize=2)
+def _multipliers(documents: int, first: int, end: int) -> Floats:
+    """[rows, documents]: the weights of some blocks, as matrix products want them."""
+    return np.concatenate([_weights(documents, block) for block in range(first, end)], dtype=np.float64)
+
+
 def resampled_means(scores: Floats, counts: Floats, resamples: int = RESAMPLES) -> Floats:
     """Mean score of every cell in every resample.
 
@@ -41,23 +50,39 @@ def resampled_means(scores: Floats, counts: Floats, resamples: int = RESAMPLES) 
     """
     documents = scores.shape[1]
     totals = np.where(counts > 0, scores, 0.0) * counts
-    kinds, kind_of = np.unique(counts, axis=0, return_inverse=True)  # most cells share their counts
+    if (counts == counts[0]).all():  # as where no sample failed; sorting rows is the slower way
+        kinds, kind_of = counts[:1], np.zeros(len(counts), np.intp)
+    else:
+        kinds, kind_of = np.unique(counts, axis=0, return_inverse=True)
     overall = totals.sum(1) / counts.sum(1)
     means = np.empty((resamples, len(scores)))
-    for start in range(0, resamples, BLOCK):
-        weights = _weights(documents, start // BLOCK)[: resamples - start].astype(np.float64)
-        drawn = (weights @ kinds.T)[:, kind_of.ravel()]
+    even = (
+        len(kinds) == 1 and (kinds == kinds[0, 0]).all()
+    )  # then every resample has the same number of samples
+    blocks = max(1, MOST_WEIGHTS // (BLOCK * documents))
+    for start in range(0, resamples, blocks * BLOCK):
+        stop = min(start + blocks * BLOCK, resamples)
+        weights = _multipliers(documents, start // BLOCK, -(-stop // BLOCK))[: stop - start]
         sums = weights @ totals.T
-        np.divide(sums, drawn, out=sums, where=drawn > 0)
-        means[start : start + BLOCK] = np.where(drawn > 0, sums, overall)
+        if even:
+            means[start:stop] = sums / kinds.sum()
+        else:
+            drawn = (weights @ kinds.T)[:, kind_of.ravel()]
+            np.divide(sums, drawn, out=sums, where=drawn > 0)
+            means[start:stop] = np.where(drawn > 0, sums, overall)
     return means
 
 
 def interval(scores: Floats, counts: Floats) -> tuple[float, float]:
     """Bootstrap 95 % interval (percentiles) of one cell's mean; scores, counts: [documents]."""
-    means = resampled_means(scores[None], counts[None])[:, 0]
-    low, high = np.quantile(means, [LEVEL / 2, 1 - LEVEL / 2])
-    return round(float(low), 9), round(float(high), 9)
+    low, high = intervals(resampled_means(scores[None], counts[None]))
+    return float(low[0]), float(high[0])
+
+
+def intervals(means: Floats) -> tuple[Floats, Floats]:
+    """Percentile 95 % intervals of many cells, from resampled_means; lows [cells], highs [cells]."""
+    low, high = np.quantile(means, [LEVEL / 2, 1 - LEVEL / 2], axis=0)
+    return np.round(low, 9), np.round(high, 9)
 
 
 def paired_p_values(means: Floats, best: int) -> Floats:

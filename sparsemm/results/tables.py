@@ -10,6 +10,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import pandas as pd
@@ -74,8 +75,14 @@ class Table:
 
     def name(self, row: Row) -> str:
         """Return the row's name, with its number of seeds."""
-        seeds = [len(entry.fingerprints) for (owner, _), entry in self.entries.items() if owner == row]
-        return row.name(max(seeds, default=0))
+        return self._names[row]
+
+    @cached_property
+    def _names(self) -> dict[Row, str]:
+        seeds = dict.fromkeys(self.rows, 0)
+        for (row, _), entry in self.entries.items():
+            seeds[row] = max(seeds[row], len(entry.fingerprints))
+        return {row: row.name(count) for row, count in seeds.items()}
 
     def column_entries(self, column: Any) -> dict[Row, Entry]:
         """Return the entries that belong to this column alone: the methods that are compared in it."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparsemm.results.files import StorageError
@@ -48,6 +48,7 @@ def test_attempts_get_their_own_numbered_files(store: Store) -> None:
     assert cell.begin_attempt("late").number == 4
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.floats(0, 1))
 def test_a_file_cut_anywhere_keeps_every_whole_line(
     tmp_path_factory: pytest.TempPathFactory, share: float

@@ -1,0 +1,85 @@
+"""Made-up results, as a worker would write them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sparsemm.results.statistics import summarise
+
+Maker = Callable[..., dict[str, Any]]
+
+
+def label(method: str, budget: int | str | None, **changes: Any) -> dict[str, Any]:
+    full = method == "full"
+    return {
+        "model": "tiny",
+        "task": "documents",
+        "method": method,
+        "scorer": None if full else "window_attention",
+        "allocator": None if full else method,
+        "budget": budget,
+        "rho": 0.1 if method in ("sparsemm", "random") else None,
+        "seed": 0 if method == "random" else None,
+        "rounding": None if full else "exact",
+        "window": None if full else 4,
+        **changes,
+    }
+
+
+def result(
+    method: str, budget: int | str | None, right: float, *, entries: float | None = None, **changes: Any
+) -> dict[str, Any]:
+    """A result whose share `right` of 40 documents (the same easy ones first) is answered."""
+    names = label(method, budget)
+    names |= {key: changes.pop(key) for key in list(changes) if key in names}
+    chance = np.random.default_rng(0).permutation(40) / 40
+    kept = entries if entries is not None else float(budget) if isinstance(budget, int) else 100.0
+    records = [
+        {"sample": f"d{d:02d}/{q}", "document": f"d{d:02d}", "index": 2 * d + q, "error": None}
+        | {"score": float(chance[d] < right), "kept_entries": int(kept * 8), "kept_bytes": int(kept * 1024)}
+        for d in range(40)
+        for q in range(2)
+    ]
+    return {
+        "format": 1,
+        "fingerprint": hashlib.sha256(f"{names} {changes}".encode()).hexdigest()[:20],
+        "label": names,
+        "identity": {"task": {"name": names["task"], "limit": 40}},
+        "metric": "anls",
+        **summarise(records),
+        "kept_share": min(1.0, kept / 100),
+        "entries_per_head": kept,
+        "provenance": {"device": "cpu", "dtype": "float32"},
+        **changes,
+    }
+
+
+@pytest.fixture
+def make() -> Maker:
+    return result
+
+
+@pytest.fixture
+def make_label() -> Maker:
+    return label
+
+
+@pytest.fixture
+def grid(make: Maker) -> list[dict[str, Any]]:
+    """The full cache, three methods and five random seeds, at three budgets."""
+    found = [make("full", None, 0.95, entries=100.0)]
+    for budget, (best, second, third) in {
+        8: (0.8, 0.75, 0.2),
+        64: (0.9, 0.9, 0.5),
+        128: (0.95, 0.95, 0.95),
+    }.items():
+        kept = {"entries": float(min(budget, 100))}
+        found += [make("sparsemm", budget, best, **kept), make("snapkv", budget, second, **kept)]
+        found += [make("pyramidkv", budget, third, **kept)]
+        found += [make("random", budget, third + seed / 50, seed=seed, **kept) for seed in range(5)]
+    return found
