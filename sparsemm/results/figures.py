@@ -24,7 +24,7 @@ STYLES = {
     "pyramidkv": ("#009E73", "^"),
     "adakv": ("#CC79A7", "D"),
     "random": ("#7F7F7F", "v"),
-    "window": ("#E69F00", "P"),
+    "window": ("#E69F00", "p"),
 }
 SPARE = (("#56B4E9", "X"), ("#8C6D1F", "<"), ("#4B3F99", ">"), ("#882255", "h"))
 DASHES = ("-", (0, (4, 1.5)), (0, (1.5, 1.5)), (0, (5, 1.5, 1, 1.5)))  # rows of one method
@@ -68,17 +68,20 @@ def draw(tables: Sequence[Table], folder: Path, name: str = "figure") -> list[Pa
 
 
 def _styles(tables: Sequence[Table]) -> dict[Row, tuple[str, str, Any]]:
-    rows = dict.fromkeys(row for table in tables for row in table.rows)
-    spare = iter(SPARE * (1 + len(rows)))
-    chosen: dict[str, tuple[str, str]] = {}
+    """Give every row its colour and marker: a method's first row the method's own, the others free ones."""
+    rows = list(dict.fromkeys(row for table in tables for row in table.rows))
+    used = {STYLES[row.family] for row in rows if row.family in STYLES}
+    free = [style for style in (*SPARE, *STYLES.values()) if style not in used and style[1]]
     seen: dict[str, int] = {}
+    taken = 0
     styles = {}
     for row in rows:
-        if row.method not in chosen:
-            chosen[row.method] = STYLES.get(row.method) or next(spare)
-        dash = DASHES[seen.setdefault(row.method, 0) % len(DASHES)]
-        seen[row.method] += 1
-        styles[row] = (*chosen[row.method], dash)
+        nth = seen[row.family] = seen.get(row.family, -1) + 1
+        style = STYLES.get(row.family) if nth == 0 else None
+        if style is None:
+            style = free[taken % len(free)]
+            taken += 1
+        styles[row] = (*style, DASHES[nth % len(DASHES)])
     return styles
 
 

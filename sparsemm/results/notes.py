@@ -171,7 +171,7 @@ def _seeds(table: Table) -> list[str]:
     for row in table.rows:
         own = {c: len(e.fingerprints) for (owner, c), e in table.entries.items() if owner == row}
         few = [f"{column} ({count})" for column, count in own.items() if count < SEEDS]
-        if few and (row.method == "random" or max(own.values()) > 1):
+        if few and (row.family == "random" or max(own.values()) > 1):
             lines.append(f"{table.name(row)}: fewer than {SEEDS} seeds at {table.column_key} {_list(few)}.")
     return lines
 

@@ -47,12 +47,17 @@ class Row:
     method: str
     variant: tuple[tuple[str, Any], ...]  # (key, value), only keys that vary
 
+    @property
+    def family(self) -> str:
+        """Return the method without what the sweep added to tell cells apart: `snapkv rho=0` is snapkv."""
+        return self.method.partition(" ")[0]
+
     def name(self, seeds: int = 1) -> str:
         """Return the name to show."""
-        extra = [f"{key} {value}" for key, value in self.variant]
-        if self.method == "random" or seeds > 1:
+        extra = [*self.method.split(" ")[1:], *(f"{key} {value}" for key, value in self.variant)]
+        if self.family == "random" or seeds > 1:
             extra.append(f"{seeds} seed{'s' * (seeds != 1)}")
-        name = NAMES.get(self.method, self.method)
+        name = NAMES.get(self.family, self.family)
         return f"{name} ({', '.join(extra)})" if extra else name
 
 
@@ -154,11 +159,13 @@ def frame(tables: Sequence[Table]) -> pd.DataFrame:
 
 
 def _label_key(label: Mapping[str, Any]) -> str:
-    return json.dumps({key: label[key] for key in label if "." not in key}, sort_keys=True, default=str)
+    return json.dumps(
+        {key: label[key] for key in label if not key.startswith(".")}, sort_keys=True, default=str
+    )
 
 
 def _told_apart(results: list[Result]) -> list[Result]:
-    """Add to labels that are equal what tells their cells apart (such as task.limit), as dotted keys."""
+    """Add to equal labels what tells their cells apart (such as .task.limit), as keys with a leading dot."""
     groups: dict[str, list[Result]] = defaultdict(list)
     for result in results:
         groups[_label_key(result["label"])].append(result)
@@ -209,7 +216,7 @@ def _table(
     rows = sorted(
         {row for row, _ in cells},
         key=lambda row: (
-            rank.get(row.method, len(rank)),
+            rank.get(row.family, len(rank)),
             row.method,
             [budget_key("" if value is None else value) for _, value in row.variant],
         ),
@@ -233,9 +240,9 @@ def _table(
 def _varying(method: str, labels: list[Mapping[str, Any]], columns: str) -> list[str]:
     """Return the keys that must be part of the method's row names."""
     own = [label for label in labels if label["method"] == method]
-    dotted = sorted({key for label in own for key in label if "." in key})
+    others = sorted({key for label in own for key in label} - {"model", "task", "method", "seed", *VARIANTS})
     keys = []
-    for key in [*VARIANTS, *dotted]:
+    for key in [*VARIANTS, *others]:
         values: dict[Any, set[Any]] = defaultdict(set)
         for label in own:
             # where the window is the budget (the paper's Table 2) it belongs to the column

@@ -130,6 +130,18 @@ def test_cells_that_only_their_identity_tells_apart_get_rows_of_their_own(make: 
         build_tables([limits[0], limits[0]])
 
 
+def test_any_key_of_the_label_can_tell_rows_apart(make: Maker, make_label: Maker) -> None:
+    results = [make("snapkv", 8, 0.5)]
+    results[0]["label"]["pool_kernel"] = 5
+    table = only(results, [results[0]["label"], make_label("snapkv", 8) | {"pool_kernel": 7}])
+    assert [table.name(row) for row in table.rows] == ["SnapKV (pool_kernel 5)", "SnapKV (pool_kernel 7)"]
+    assert line(to_text(table), "SnapKV (pool_kernel 7)").endswith("-")
+    table = only(
+        [make("random pool_kernel=3", 8, 0.5, seed=seed) for seed in range(5)] + [make("adakv", 8, 0.5)]
+    )
+    assert [table.name(row) for row in table.rows] == ["AdaKV", "Random (pool_kernel=3, 5 seeds)"]
+
+
 def test_equal_entries_are_one_line_and_said_to_be_equal(grid: Results) -> None:
     text = to_text(only(grid))
     assert line(text, "Entries per head").split()[3:] == ["8", "64", "100"]
@@ -224,8 +236,8 @@ def test_latex_escapes_every_command_character(text: str) -> None:
 
 
 def test_latex_table_is_balanced_and_escaped(make: Maker) -> None:
-    results = [make("my_method & co", "10%", 0.5), make("snapkv", "10%", 0.6), make("snapkv", 8, 0.6)]
+    results = [make("my_method&co", "10%", 0.5), make("snapkv", "10%", 0.6), make("snapkv", 8, 0.6)]
     text = to_latex(only(results))
-    assert r"my\_method \& co" in text and r"10\%" in text
+    assert r"my\_method\&co" in text and r"10\%" in text
     assert text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
     assert len({row.count("&") - row.count(r"\&") for row in text.splitlines() if row.endswith(r"\\")}) == 1
