@@ -1,0 +1,1 @@
+"""Operations of the cache, each beside its plain reference."""

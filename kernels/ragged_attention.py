@@ -14,7 +14,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class SizeClass:
-    """`count` segments of `capacity` slots, from slot `offset` on; places first .. first + count of the order."""
+    """`count` segments of `capacity` slots, from slot `offset` and place `first` of the order on."""
 
     offset: int
     first: int
@@ -137,7 +137,11 @@ def attend(arena: Arena, queries: Tensor, scaling: float, mask: Tensor | None = 
         part = segments[size.first : size.first + size.count, None]
         outputs.append(
             F.scaled_dot_product_attention(
-                part, arena.keys[here].view(shape), arena.values[here].view(shape), attn_mask=bias, scale=scaling
+                part,
+                arena.keys[here].view(shape),
+                arena.values[here].view(shape),
+                attn_mask=bias,
+                scale=scaling,
             )
         )
     out = torch.cat(outputs)[:, 0].index_select(0, arena.place)
@@ -147,9 +151,13 @@ def attend(arena: Arena, queries: Tensor, scaling: float, mask: Tensor | None = 
 def _visible(arena: Arena, size: SizeClass, new: int, mask: Tensor | None) -> Tensor:
     """[segments, 1, q, capacity] additive: what each of the q new tokens may see in this class."""
     segments = arena.order[size.first : size.first + size.count]
-    tokens = arena.tokens[size.offset : size.offset + size.count * size.capacity].view(size.count, 1, size.capacity)
+    tokens = arena.tokens[size.offset : size.offset + size.count * size.capacity].view(
+        size.count, 1, size.capacity
+    )
     if mask is None:
-        last = arena.lengths.flatten()[segments][:, None] - new + torch.arange(new, device=tokens.device)  # [n, q]
+        last = (
+            arena.lengths.flatten()[segments][:, None] - new + torch.arange(new, device=tokens.device)
+        )  # [n, q]
         seen = torch.arange(size.capacity, device=tokens.device) <= last[:, :, None]
     else:
         allowed = mask[:, 0] if mask.dtype == torch.bool else mask[:, 0] == 0
@@ -161,5 +169,7 @@ def _visible(arena: Arena, size: SizeClass, new: int, mask: Tensor | None) -> Te
 def _grow(arena: Arena, room: int) -> Arena:
     """The same entries with more room."""
     flat = arena.lengths.flatten()
-    used = torch.repeat_interleave(arena.starts - (flat.cumsum(0) - flat), flat) + torch.arange(int(flat.sum()), device=flat.device)
+    used = torch.repeat_interleave(arena.starts - (flat.cumsum(0) - flat), flat) + torch.arange(
+        int(flat.sum()), device=flat.device
+    )
     return build_arena(arena.keys[used], arena.values[used], arena.tokens[used], arena.lengths, room)

@@ -1,0 +1,1 @@
+"""SparseMM: compare KV-cache compression methods on vision-language models."""

@@ -2,7 +2,7 @@
 
 Layout of a layer: one arena for keys and one for values, [slots, D]. A segment is the slots of one KV head of
 one row: a start, a length, and room for the tokens to come. Appending writes in place. Segments of similar
-size stand together (a size class), so that plain PyTorch attends to a class with one call; see kernels/README.md.
+size stand together (a size class), so that plain PyTorch attends to a class with one call.
 """
 
 from __future__ import annotations
@@ -58,7 +58,12 @@ class Kept:
 
     def empty(self, rows: int) -> Kept:
         """Rows that keep nothing."""
-        return Kept(self.keys[:0], self.values[:0], self.tokens[:0], self.lengths.new_zeros(rows, self.lengths.shape[1]))
+        return Kept(
+            self.keys[:0],
+            self.values[:0],
+            self.tokens[:0],
+            self.lengths.new_zeros(rows, self.lengths.shape[1]),
+        )
 
 
 class RaggedLayer(CacheLayerMixin):
@@ -81,22 +86,27 @@ class RaggedLayer(CacheLayerMixin):
         self.dtype, self.device = key_states.dtype, key_states.device
         self.is_initialized = True
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
         """Take the keys and values [R, H, q, D] of new tokens; the attention function does the rest."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         if not self.observed:
             raise RuntimeError(
-                "This model's attention does not read RaggedCache. Call sparsemm.engine.attention.use_ragged_attention(model) first."
+                "This model's attention does not read RaggedCache. "
+                "Call sparsemm.engine.attention.use_ragged_attention(model) first."
             )
         self.observed = False
         key_states.ragged_layer = self  # type: ignore[attr-defined]
         return key_states, value_states
 
-    def prefill(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scaling: float) -> None:
+    def prefill(
+        self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scaling: float
+    ) -> None:
         """Choose and store the entries of the prompts: queries [B, Hq, T, D], keys and values [B, H, T, D].
 
-        `mask` is what transformers made ([B, 1, T, T] or None); tokens that the last query may not see are padding.
+        `mask` is what transformers made ([B, 1, T, T] or None); what the last query may not see is padding.
         """
         if self.selector is None:
             raise RuntimeError("This cache was joined from prefilled prompts; it takes no new prompt.")
@@ -107,7 +117,9 @@ class RaggedLayer(CacheLayerMixin):
                 visible = mask[row, 0, -1] if mask.dtype == torch.bool else mask[row, 0, -1] == 0
                 shift = int(visible.int().argmax())
                 if not bool(visible[shift:].all()):
-                    raise ValueError("attention_mask: a prompt may be padded on the left only. Set padding_side='left'.")
+                    raise ValueError(
+                        "attention_mask: a prompt may be padded on the left only. Set padding_side='left'."
+                    )
                 k, v, q = k[:, shift:], v[:, shift:], q[:, shift:]
             kept = self.selector.select(self.index, q, k, v, scaling)
             self.held.append(Kept(kept.keys, kept.values, kept.tokens + shift, kept.lengths))
@@ -125,8 +137,10 @@ class RaggedLayer(CacheLayerMixin):
         )
         self.held = []
 
-    def decode(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scaling: float) -> Tensor:
-        """Append new tokens and attend: queries [R, Hq, q, D], keys and values [R, H, q, D] -> [R, q, Hq, D]."""
+    def decode(
+        self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scaling: float
+    ) -> Tensor:
+        """Append new tokens and attend: [R, Hq, q, D] with keys, values [R, H, q, D] -> [R, q, Hq, D]."""
         assert self.arena is not None
         self.observed = True
         self.arena = append(self.arena, keys, values, self.seen, self.room)
@@ -173,7 +187,9 @@ class RaggedCache(Cache):
         self.layers: list[RaggedLayer]
 
     @classmethod
-    def join(cls, caches: Sequence[RaggedCache], rows: tuple[int, int], room: int, empty_rows: int = 0) -> RaggedCache:
+    def join(
+        cls, caches: Sequence[RaggedCache], rows: tuple[int, int], room: int, empty_rows: int = 0
+    ) -> RaggedCache:
         """Lay out rows `rows[0]` to `rows[1]` of several prefilled prompts, counted through all of them.
 
         `empty_rows` rows without entries follow.

@@ -41,6 +41,10 @@ def run(arguments: Sequence[str]) -> int:
     verb, *rest = arguments
     if verb not in VERBS:
         return _refuse(_unknown_verb(verb, rest))
+    if verb != "run" and any(argument.startswith("hydra/sweeper=") for argument in rest):
+        return _refuse(
+            f"hydra/sweeper: {verb} works with the project's own sweeper. Leave hydra/sweeper out."
+        )
     if any(argument in ("--help", "-h") for argument in rest):
         print(VERBS[verb] + "\n")
         rest = [argument for argument in rest if argument not in ("--help", "-h")] + ["--help"]

@@ -33,7 +33,7 @@ class ModelConf:
     dtype: str = MISSING
     attention: str = MISSING
     image_pixels: int = MISSING
-    head_scores: str = MISSING
+    head_scores: str | None = MISSING
 
 
 @dataclass

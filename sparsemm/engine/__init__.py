@@ -1,0 +1,1 @@
+"""Prefill once, decode every cell."""

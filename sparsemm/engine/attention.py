@@ -1,7 +1,7 @@
-"""The attention function that transformers calls: the prompt is read in full, decoding reads the ragged cache.
+"""The attention function that transformers calls: prompts are read in full, decoding reads the ragged cache.
 
-No model class is patched: the function is registered with transformers, and the keys that `RaggedLayer.update`
-returns lead it back to their layer. Without a RaggedCache it is the ordinary attention.
+No model class is patched: the function is registered with transformers, and the keys that
+`RaggedLayer.update` returns lead it back to their layer. Without a RaggedCache it is the ordinary attention.
 """
 
 from typing import Any
@@ -37,7 +37,7 @@ def _ragged(backend: str) -> Any:
         scaling: float | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, None]:
-        """query [R, Hq, q, D], key and value [R, H, q, D] -> [R, q, Hq, D]."""
+        """Query [R, Hq, q, D], key and value [R, H, q, D] -> [R, q, Hq, D]."""
         layer = getattr(key, "ragged_layer", None)
         factor = query.shape[-1] ** -0.5 if scaling is None else scaling
         if layer is not None and layer.arena is not None:

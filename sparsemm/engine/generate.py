@@ -32,9 +32,9 @@ class Generation:
 class Engine:
     """Answers prompts under several methods at once, greedily.
 
-    A prompt is always prefilled alone and ranked in float32, so that nothing depends on which prompts and methods share
-    a call. In float32 all rows are decoded in one batch; in bfloat16 and float16, where a matrix product depends on
-    the number of rows, every decode step has exactly `fixed_rows` rows, filled up with empty ones.
+    A prompt is always prefilled alone and ranked in float32, so nothing depends on which prompts and methods
+    share a call. In float32 all rows are decoded in one batch; in bfloat16 and float16, where a product
+    depends on the number of rows, every decode step has `fixed_rows` rows, filled up with empty ones.
 
     Args:
         loaded: the model.
@@ -43,7 +43,13 @@ class Engine:
         fixed_rows: rows of a decode step, or None for as many as there are.
     """
 
-    def __init__(self, loaded: LoadedModel, methods: Sequence[Method], max_new_tokens: int, fixed_rows: int | None = None):
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        methods: Sequence[Method],
+        max_new_tokens: int,
+        fixed_rows: int | None = None,
+    ):
         self.loaded, self.max_new_tokens, self.fixed_rows = loaded, max_new_tokens, fixed_rows
         self.selector = Selector(methods, loaded.shape)
 
@@ -53,13 +59,17 @@ class Engine:
         caches, first, plans, kept = [], [], [], []
         for prompt in prompts:
             cache = RaggedCache(self.selector, self.loaded.shape.layers, hold=True)
-            output = self.loaded.model(**prompt.inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            output = self.loaded.model(
+                **prompt.inputs, past_key_values=cache, use_cache=True, logits_to_keep=1
+            )
             plan = self.selector.plan(prompt.tokens)
             caches.append(cache)
             plans.append(plan)
             kept.append(cache.kept_lengths.sum(dim=(0, 2)).tolist())
             first.append(output.logits[0, -1].argmax().expand(len(plan.methods)))
-        positions = [torch.full((len(plan.methods),), p.next_position) for plan, p in zip(plans, prompts, strict=True)]
+        positions = [
+            torch.full((len(plan.methods),), p.next_position) for plan, p in zip(plans, prompts, strict=True)
+        ]
         tokens = self._decode_all(caches, torch.cat(first), torch.cat(positions).to(self.loaded.device))
         return self._per_method(prompts, plans, kept, tokens)
 
@@ -73,7 +83,12 @@ class Engine:
             empty = chunk - (stop - start)
             cache = RaggedCache.join(caches, (start, stop), self.max_new_tokens, empty)
             padding = first.new_zeros(empty)
-            rows = self._decode(cache, torch.cat([first[start:stop], padding]), torch.cat([positions[start:stop], padding]), stop - start)
+            rows = self._decode(
+                cache,
+                torch.cat([first[start:stop], padding]),
+                torch.cat([positions[start:stop], padding]),
+                stop - start,
+            )
             answers += rows
         return answers
 
@@ -99,13 +114,19 @@ class Engine:
 
     @staticmethod
     def _per_method(
-        prompts: Sequence[Prompt], plans: Sequence[RowPlan], kept: Sequence[list[int]], tokens: Sequence[list[int]]
+        prompts: Sequence[Prompt],
+        plans: Sequence[RowPlan],
+        kept: Sequence[list[int]],
+        tokens: Sequence[list[int]],
     ) -> list[list[Generation]]:
         answers, start = [], 0
         for prompt, plan, entries in zip(prompts, plans, kept, strict=True):
             count = len(plan.methods)
             answers.append(
-                [Generation(tuple(tokens[start + row]), entries[row], prompt.tokens, count) for row in plan.row_of]
+                [
+                    Generation(tuple(tokens[start + row]), entries[row], prompt.tokens, count)
+                    for row in plan.row_of
+                ]
             )
             start += count
         return answers

@@ -67,7 +67,9 @@ class Selector:
             if key not in rows:
                 row = rows[key] = len(rows)
                 deciding.append(method)
-                counts.append(torch.zeros(self.shape.layers, self.shape.kv_heads).long() if kept is None else kept)
+                counts.append(
+                    torch.zeros(self.shape.layers, self.shape.kv_heads).long() if kept is None else kept
+                )
                 if key == "everything":
                     everything.append(row)
                 else:
@@ -77,7 +79,12 @@ class Selector:
             row_of.append(rows[key])
         shared = tuple((ranking, tuple(members)) for ranking, members in rankings.items())
         return RowPlan(
-            tuple(row_of), tuple(deciding), shared, torch.stack(counts, dim=1), tuple(everything), tuple(per_layer)
+            tuple(row_of),
+            tuple(deciding),
+            shared,
+            torch.stack(counts, dim=1),
+            tuple(everything),
+            tuple(per_layer),
         )
 
     def select(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, scaling: float) -> Kept:
@@ -97,7 +104,9 @@ class Selector:
         counts = plan.counts[layer].to(keys.device)  # [R, H]
         for ranking, rows in plan.rankings:
             before = tokens - ranking.window
-            scores = ranking.scorer.scores(queries[:, -ranking.window :], keys, scaling, before)[:, ranking.sinks :]
+            scores = ranking.scorer.scores(queries[:, -ranking.window :], keys, scaling, before)[
+                :, ranking.sinks :
+            ]
             ranked = torch.sort(scores, dim=1, descending=True, stable=True)
             places = torch.arange(scores.shape[1], device=keys.device).expand(heads, -1)
             ranks = torch.empty_like(ranked.indices).scatter_(1, ranked.indices, places)

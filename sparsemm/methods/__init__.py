@@ -1,0 +1,1 @@
+"""Compression methods: pure tensor functions."""

@@ -96,7 +96,9 @@ class Method:
 
     def __post_init__(self) -> None:
         if self.window < 1:
-            raise ValueError(f"method.window={self.window}: must be at least 1, the last token of the prompt. Raise it.")
+            raise ValueError(
+                f"method.window={self.window}: must be at least 1, the last token of the prompt. Raise it."
+            )
         if self.sinks < 0:
             raise ValueError(f"method.sinks={self.sinks}: must be 0 or more.")
         if self.rounding not in ("exact", "paper"):
@@ -104,7 +106,11 @@ class Method:
         if self.allocator.keeps_all != (self.budget is None):
             raise ValueError(
                 f"budget={self.budget}: method={self.name} "
-                + ("keeps everything and takes no budget (null)." if self.budget else "needs a budget, such as 64 or 10%.")
+                + (
+                    "keeps everything and takes no budget (null)."
+                    if self.budget
+                    else "needs a budget, such as 64 or 10%."
+                )
             )
         entries = self.limit.entries if self.limit else None
         if entries is not None and entries < self.protected:

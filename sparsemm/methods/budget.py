@@ -34,7 +34,9 @@ def parse_budget(value: int | str) -> Budget:
     percent = re.fullmatch(r"(\d+(?:\.\d+)?)%", text)
     if percent and 0 < float(percent[1]) <= 100:
         return Budget(None, float(percent[1]) / 100)
-    raise ValueError(f"budget={value}: must be a positive number of entries per KV head, or a share of the prompt such as 10%.")
+    raise ValueError(
+        f"budget={value}: must be a positive number of entries per KV head, or a share of the prompt, as 10%."
+    )
 
 
 def share_out(wishes: Tensor, most: int, total: int) -> Tensor:

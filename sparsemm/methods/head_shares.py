@@ -8,7 +8,9 @@ from sparsemm.methods.base import ModelShape
 def check_rho(rho: float) -> None:
     """Raise ValueError unless rho is a share."""
     if not 0 <= rho <= 1:
-        raise ValueError(f"rho={rho}: must be between 0 and 1, the share that every head gets. The paper uses 0.1.")
+        raise ValueError(
+            f"rho={rho}: must be between 0 and 1, the share that every head gets. The paper uses 0.1."
+        )
 
 
 def floor_and_share(scores: Tensor, rho: float, shape: ModelShape, capacity: int) -> Tensor:
@@ -19,5 +21,3 @@ def floor_and_share(scores: Tensor, rho: float, shape: ModelShape, capacity: int
     groups = scores.double().view(shape.layers, shape.kv_heads, shape.group).sum(2)
     floor = int(rho * capacity)
     return floor + groups / groups.sum() * (capacity - floor) * shape.layers * shape.kv_heads
-
-

@@ -84,19 +84,28 @@ class ModelAdapter(ABC):
         """Raise ValueError where the folder is missing or holds no model of this family."""
         self.shape()
         if not list(self.folder.glob("*.safetensors")):
-            raise ValueError(f"model.path={self.path}: no .safetensors file there. Convert the weights to safetensors.")
+            raise ValueError(
+                f"model.path={self.path}: no .safetensors file there. Convert the weights to safetensors."
+            )
 
     def config(self) -> dict[str, Any]:
         """The model's config.json."""
         file = self.folder / "config.json"
         if not self.folder.is_dir():
-            raise ValueError(f"model.path={self.path}: no such folder. Give a folder with config.json and safetensors.")
+            raise ValueError(
+                f"model.path={self.path}: no such folder. Give a folder with config.json and safetensors."
+            )
         if not file.is_file():
-            raise ValueError(f"model.path={self.path}: not a model, config.json is missing. Give a folder saved by save_pretrained.")
+            raise ValueError(
+                f"model.path={self.path}: not a model, config.json is missing. "
+                "Give a folder saved by save_pretrained."
+            )
         try:
             config: dict[str, Any] = json.loads(file.read_text())
         except json.JSONDecodeError as error:
-            raise ValueError(f"model.path={self.path}: config.json is not valid JSON ({error}). Save the model again.") from None
+            raise ValueError(
+                f"model.path={self.path}: config.json is not valid JSON ({error}). Save the model again."
+            ) from None
         return config
 
     def content_id(self) -> str:
@@ -116,7 +125,10 @@ class ModelAdapter(ABC):
 def _content_id(folder: Path) -> str:
     whole = hashlib.sha256()
     for file in sorted(folder.iterdir()):
-        if file.suffix not in {".json", ".safetensors", ".txt", ".jinja", ".model"} or file.name in {"heads.json", "training.json"}:
+        if file.suffix not in {".json", ".safetensors", ".txt", ".jinja", ".model"} or file.name in {
+            "heads.json",
+            "training.json",
+        }:
             continue
         size = file.stat().st_size
         whole.update(f"{file.name}:{size}:".encode())

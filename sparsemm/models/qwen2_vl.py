@@ -23,10 +23,18 @@ class Qwen2VL(ModelAdapter):
         """Layers and heads, read from config.json alone."""
         config = self.config()
         if config.get("model_type") != "qwen2_vl":
-            raise ValueError(f"model.path={self.path}: model_type={config.get('model_type')}, expected qwen2_vl. Choose its adapter.")
+            raise ValueError(
+                f"model.path={self.path}: model_type={config.get('model_type')}, expected qwen2_vl. "
+                "Choose its adapter."
+            )
         text = config.get("text_config", config)
         heads = int(text["num_attention_heads"])
-        return ModelShape(int(text["num_hidden_layers"]), heads, int(text["num_key_value_heads"]), int(text["hidden_size"]) // heads)
+        return ModelShape(
+            int(text["num_hidden_layers"]),
+            heads,
+            int(text["num_key_value_heads"]),
+            int(text["hidden_size"]) // heads,
+        )
 
     def load(self, device: torch.device) -> "LoadedQwen2VL":
         """Read the weights."""
@@ -61,7 +69,9 @@ class LoadedQwen2VL(LoadedModel):
         text = self.tokenizer.apply_chat_template(
             [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
         )
-        ids = self.tokenizer(text.replace(IMAGE_TOKEN, IMAGE_TOKEN * count), add_special_tokens=False, return_tensors="pt")["input_ids"]
+        ids = self.tokenizer(
+            text.replace(IMAGE_TOKEN, IMAGE_TOKEN * count), add_special_tokens=False, return_tensors="pt"
+        )["input_ids"]
         positions, _ = self.model.model.get_rope_index(
             ids, image_grid_thw=grid, mm_token_type_ids=(ids == self.image_id).int()
         )
@@ -71,7 +81,11 @@ class LoadedQwen2VL(LoadedModel):
             "pixel_values": encoded["pixel_values"].to(self.model.dtype),
             "image_grid_thw": grid,
         }
-        return Prompt({name: tensor.to(self.device) for name, tensor in inputs.items()}, ids.shape[1], int(positions.max()) + 1)
+        return Prompt(
+            {name: tensor.to(self.device) for name, tensor in inputs.items()},
+            ids.shape[1],
+            int(positions.max()) + 1,
+        )
 
     def decode_positions(self, positions: Tensor) -> Tensor:
         """[3, R, 1]: text tokens have the same position in all three parts of M-RoPE."""

@@ -1,11 +1,16 @@
-"""The tiny model's shape: Qwen2-VL's own architecture with about 1.7 million parameters, and a character tokenizer."""
+"""The tiny model's shape: Qwen2-VL's own architecture, 1.6 million parameters, a character tokenizer."""
 
 import string
 from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import WordLevel
-from transformers import PreTrainedTokenizerFast, Qwen2VLConfig, Qwen2VLForConditionalGeneration, Qwen2VLImageProcessorPil
+from transformers import (
+    PreTrainedTokenizerFast,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
+    Qwen2VLImageProcessorPil,
+)
 
 PATCH_PIXELS = 8
 MERGE = 2  # an image token covers 16 x 16 pixels
@@ -13,7 +18,8 @@ SPECIALS = ("<|pad|>", "<|unk|>", "<|vision_start|>", "<|vision_end|>", "<|image
 CHAT_TEMPLATE = (
     "{% for message in messages %}{% if message['content'] is string %}{{ message['content'] }}{% else %}"
     "{% for part in message['content'] %}{% if part['type'] == 'image' %}"
-    "<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}"
+    "<|vision_start|><|image_pad|><|vision_end|>"
+    "{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}"
     "{% if message['role'] == 'assistant' %}<|im_end|>{% endif %}{% endfor %}"
 )
 
@@ -84,7 +90,9 @@ def build_config(tokenizer: PreTrainedTokenizerFast, layers: int = 6) -> Qwen2VL
     )
 
 
-def save(model: Qwen2VLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, pixels: int, folder: Path) -> None:
+def save(
+    model: Qwen2VLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, pixels: int, folder: Path
+) -> None:
     """Write a folder that `from_pretrained` loads: safetensors, tokenizer and image processor."""
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

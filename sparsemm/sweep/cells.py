@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
@@ -112,6 +112,22 @@ class CellMaker:
         return found
 
 
+def with_distinct_labels(cells: list[Cell]) -> list[Cell]:
+    """Name what tells cells apart where their labels alone do not, such as `snapkv scorer.pool_kernel=3`."""
+    alike: dict[str, list[Cell]] = {}
+    for cell in cells:
+        alike.setdefault(canonical(cell.label), []).append(cell)
+    named: dict[str, Cell] = {}
+    for group in alike.values():
+        leaves = [dict(_leaves(cell.identity)) for cell in group]
+        keys = dict.fromkeys(key for leaf in leaves for key in leaf)
+        differing = [key for key in keys if len({canonical(leaf.get(key)) for leaf in leaves}) > 1]
+        told = [key for key in differing if key not in (("model", "content"), ("task", "data"))] or differing
+        for cell, leaf in zip(group, leaves, strict=True):
+            named[cell.fingerprint] = replace(cell, label=_told_apart(cell.label, leaf, told))
+    return [named[cell.fingerprint] for cell in cells]
+
+
 def canonical(value: Any) -> str:
     """The one JSON text of a plain value."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
@@ -170,6 +186,24 @@ def _label(settings: Settings, identity: dict[str, Any]) -> dict[str, Any]:
         "rounding": settings["method"]["rounding"] if compresses else None,
         "window": settings["method"]["window"] if compresses else None,
     }
+
+
+def _leaves(node: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            yield from _leaves(value, (*path, str(key)))
+    else:
+        yield path, node
+
+
+def _told_apart(
+    label: dict[str, Any], leaves: dict[tuple[str, ...], Any], keys: list[tuple[str, ...]]
+) -> dict[str, Any]:
+    label = dict(label)
+    for section, *rest in keys:
+        place = section if section in ("model", "task") else "method"
+        label[place] = f"{label[place]} {'.'.join(rest)}={str(leaves.get((section, *rest)))[:16]}"
+    return label
 
 
 def _module(node: Settings) -> str:

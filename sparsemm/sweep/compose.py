@@ -3,7 +3,6 @@
 import itertools
 import re
 from collections.abc import Iterator, Sequence
-from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,6 +47,7 @@ class Composer:
     master: DictConfig
     fast: bool = True
     _bases: dict[tuple[str, ...], "_Base | str"] = field(default_factory=dict)
+    _groups: dict[str, bool] = field(default_factory=dict)
 
     def points(self, arguments: Sequence[str]) -> Iterator[Point]:
         """Every point of the grid that Hydra's grammar describes, in the order of the basic sweeper."""
@@ -74,26 +74,32 @@ class Composer:
             axes = [[(text, parser.parse_override(text)) for text in axis] for axis in texts.values()]
         except HydraException as error:
             raise ValueError(explain(error, self.master, self.loader)) from error
-        keys = [axis[0][1].key_or_group for axis in axes]
+        keys = [axis[0][1].key_or_group for axis in axes if not self._is_group(axis[0][1])]
         return [
             [Choice(text, o.key_or_group, o.value(), self._is_patch(o, keys)) for text, o in axis]
             for axis in axes
         ]
 
     def _is_patch(self, override: Override, keys: Sequence[str]) -> bool:
+        """Whether the value can be set after the composition; `keys` are those of all plain values."""
         key, value = override.key_or_group, override.value()
-        overlaps = sum(
-            other == key or other.startswith(key + ".") or key.startswith(other + ".") for other in keys
-        )
+        overlaps = [o for o in keys if o == key or o.startswith(f"{key}.") or key.startswith(f"{o}.")]
         return (
             self.fast
             and override.type == OverrideType.CHANGE
             and override.package is None
-            and overlaps == 1
+            and len(overlaps) == 1
             and not isinstance(value, list | dict)
             and "${" not in str(value)
-            and not self.loader.get_group_options(key, results_filter=None)
+            and not self._is_group(override)
         )
+
+    def _is_group(self, override: Override) -> bool:
+        key = override.key_or_group
+        if key not in self._groups:
+            options = self.loader.get_group_options(key, results_filter=None)
+            self._groups[key] = bool(options)
+        return self._groups[key] and not isinstance(override.value(), dict)
 
     def _settings(self, choices: Sequence[Choice]) -> Settings:
         base = self._base(tuple(choice.text for choice in choices if not choice.patch))
@@ -139,7 +145,7 @@ class _Base:
         self.known: dict[tuple[str, type, Any], Any] = {}
 
     def settings(self, patch: dict[str, Any]) -> Settings:
-        settings: Settings = deepcopy(self.raw)
+        settings: Settings = _copy(self.raw)
         for key, value in patch.items():
             _set(settings, self.leaves[key], self._typed(key, value))
         for dotted, path in self.referring.items():
@@ -185,12 +191,16 @@ class _Base:
         try:
             for name, value in patch.items():
                 OmegaConf.update(self.config, name, value, merge=True)
-            found = OmegaConf.select(self.config, key, throw_on_missing=False)
+            if OmegaConf.is_missing(self.config, key):
+                return "???"
+            found = OmegaConf.select(self.config, key)
+            is_node = isinstance(found, DictConfig | ListConfig)
+            return OmegaConf.to_container(found, resolve=True) if is_node else found
         except OmegaConfBaseException as error:
             raise ValueError(explain(error, self.config)) from error
-        if isinstance(found, DictConfig | ListConfig):
-            return OmegaConf.to_container(found, resolve=True)
-        return "???" if found is None and OmegaConf.is_missing(self.config, key) else found
+        finally:
+            for name in patch:
+                OmegaConf.update(self.config, name, _get(self.raw, self.leaves[name]), merge=True)
 
 
 def _values(override: Override) -> list[str]:
@@ -201,6 +211,12 @@ def _values(override: Override) -> list[str]:
             )
         return [str(value) for value in override.sweep_string_iterator()]
     return [override.get_value_element_as_str()]
+
+
+def _copy(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {key: _copy(child) for key, child in node.items()}
+    return [_copy(child) for child in node] if isinstance(node, list) else node
 
 
 def _walk(node: Any, path: Path) -> Iterator[Path]:

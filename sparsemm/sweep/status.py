@@ -12,6 +12,7 @@ from sparsemm.sweep.plan import duration
 
 REFRESH_S = 2.0
 ROWS = 60  # of the grid on a screen
+REASONS = 8  # of failures on a screen
 CLEAR = "\033[H\033[J"
 Labels = dict[str, dict[str, Any]]  # fingerprint -> label
 
@@ -78,9 +79,21 @@ def render(name: str, labels: Labels, status: Status) -> str:
     lines = [f"{name}: {len(labels)} cells: {', '.join(words)}"]
     lines += _grid(labels, status.states)
     lines += [_worker(beat) for beat in status.workers]
-    reasons = Counter(state.reason for state in status.states.values() if state.word == "failed")
-    lines += [f"failed, {count} cells: {reason}" for reason, count in reasons.most_common(8)]
-    return "\n".join(lines)
+    failures = {name: state.reason for name, state in status.states.items() if state.word == "failed"}
+    return "\n".join(lines + failure_lines(failures, labels))
+
+
+def failure_lines(failures: dict[str, str], labels: Labels) -> list[str]:
+    """One line per reason: how many cells, and which was the first."""
+    by_reason: dict[str, list[str]] = {}
+    for fingerprint, reason in failures.items():
+        by_reason.setdefault(reason, []).append(fingerprint)
+    lines = [
+        f"failed: {reason} (in {len(names)} cells, first: {name_of(labels[names[0]])})"
+        for reason, names in list(by_reason.items())[:REASONS]
+    ]
+    more = len(by_reason) - REASONS
+    return [*lines, f"failed: {more} more reasons"] if more > 0 else lines
 
 
 def name_of(label: dict[str, Any]) -> str:

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, open_dict
 
 from sparsemm.results.store import Store
 from sparsemm.sweep import plan, status
-from sparsemm.sweep.cells import Cell, CellMaker
+from sparsemm.sweep.cells import Cell, CellMaker, with_distinct_labels
 from sparsemm.sweep.compose import Composer
 from sparsemm.sweep.errors import CellsFailed, UnusableConfiguration
 from sparsemm.sweep.jobs import SweepRecord, git_state, group_into_jobs, last_sweep, sweep_id, write_jobs
@@ -132,8 +132,8 @@ class Sweep:
         failures = self.store.failures(missing)
         if done and len(labels) > 1:
             print(self._report(self.experiment or "sweep", labels))
-        for fingerprint, reason in list(failures.items())[:SHOWN]:
-            print(f"failed: {status.name_of(labels[fingerprint])}: {reason}", file=sys.stderr)
+        for line in status.failure_lines(failures, labels):
+            print(line, file=sys.stderr)
         self._next_steps(len(missing) - len(failures))
         if failures or broken:
             raise CellsFailed(
@@ -143,13 +143,14 @@ class Sweep:
             )
 
     def _next_steps(self, open_cells: int) -> None:
-        words = " ".join(text for text in self.arguments if text.startswith("+experiment="))
+        where = "".join(f" {text}" for text in self.arguments if text.startswith("output="))
         if open_cells:
             print(f"{open_cells} cells have no result yet (submitted, or run by another process).")
+        other = "components" if self.experiment == "quickstart" else "quickstart"
         print("Next:")
-        print(f"  sparsemm status {words}".rstrip())
-        print(f"  sparsemm report {words}".rstrip())
-        print(f"  sparsemm plan {words} rho=0.1,0.3,0.5" if words else f"  {QUICKSTART}")
+        print(f"  sparsemm status{where}")
+        print(f"  sparsemm report{where}")
+        print(f"  sparsemm run +experiment={other}{where}")
 
     def _report(self, name: str, labels: dict[str, dict[str, Any]]) -> str:
         from sparsemm.results.report import write_report
@@ -190,7 +191,7 @@ def make_grid(composer: Composer, arguments: Sequence[str]) -> Grid:
         raise UnusableConfiguration(f"Nothing was started: {error}") from error
     if errors:
         raise UnusableConfiguration(_summary(errors, points))
-    return Grid(list(cells.values()), points)
+    return Grid(with_distinct_labels(list(cells.values())), points)
 
 
 def quoted(text: str) -> str:

@@ -26,7 +26,7 @@ EVAL_ONLY_FONTS = ("DejaVuSerif-Bold",)
 
 
 def owner(text: str) -> Namespace:
-    """The one namespace that may print `text`: 3/4 of all strings belong to train, 1/8 to heads, 1/8 to eval."""
+    """The one namespace that may print `text`: 3/4 of all strings go to train, 1/8 to heads, 1/8 to eval."""
     share = hashlib.sha256(text.encode()).digest()[0] / 256
     return "train" if share < 0.75 else "heads" if share < 0.875 else "eval"
 
@@ -63,15 +63,24 @@ class PageSpec:
     def __post_init__(self) -> None:
         for name, size in (("width", self.width), ("height", self.height)):
             if size <= 0 or size % 16:
-                raise ValueError(f"{name}={size}: must be a positive multiple of 16 pixels. Try {max(16, size // 16 * 16)}.")
-        for name, (low, high) in (("entries", self.entries), ("font_size", self.font_size), ("contrast", self.contrast)):
+                raise ValueError(
+                    f"{name}={size}: must be a positive multiple of 16 pixels. "
+                    f"Try {max(16, size // 16 * 16)}."
+                )
+        for name, (low, high) in (
+            ("entries", self.entries),
+            ("font_size", self.font_size),
+            ("contrast", self.contrast),
+        ):
             if not 0 < low <= high:
                 raise ValueError(f"{name}=[{low}, {high}]: expected [fewest, most] with 0 < fewest <= most.")
         if self.contrast[1] > 255:
             raise ValueError(f"contrast={list(self.contrast)}: grey levels end at 255.")
         unknown = set(self.fonts) - set(SHARED_FONTS + EVAL_ONLY_FONTS)
         if unknown:
-            raise ValueError(f"fonts={sorted(unknown)}: unknown. Choose from {SHARED_FONTS + EVAL_ONLY_FONTS}.")
+            raise ValueError(
+                f"fonts={sorted(unknown)}: unknown. Choose from {SHARED_FONTS + EVAL_ONLY_FONTS}."
+            )
 
 
 @dataclass(frozen=True)
@@ -96,7 +105,9 @@ def make_page(namespace: Namespace, spec: PageSpec, index: int) -> Page:
     """
     forbidden = set(spec.fonts) - set(fonts_of(namespace))
     if forbidden:
-        raise ValueError(f"fonts={sorted(forbidden)}: kept for the eval namespace; {namespace} pages may not use them.")
+        raise ValueError(
+            f"fonts={sorted(forbidden)}: kept for the eval namespace; {namespace} pages may not use them."
+        )
     rng = random.Random(f"{namespace}/{spec.kind}/{index}")
     paper = rng.randint(215, 255)
     ink = max(0, paper - rng.randint(*spec.contrast))
@@ -105,7 +116,10 @@ def make_page(namespace: Namespace, spec: PageSpec, index: int) -> Page:
     pen = _Pen(rng, namespace, image, ink, font_name, spec)
     words, pairs = pen.chart() if spec.kind == "chart" else pen.lines()
     if not words:
-        raise ValueError(f"width={spec.width} height={spec.height}: no entry fits at font_size={list(spec.font_size)}. Use a larger page.")
+        raise ValueError(
+            f"width={spec.width} height={spec.height}: no entry fits at font_size={list(spec.font_size)}. "
+            "Use a larger page."
+        )
     return Page(image, tuple(words), tuple(pairs))
 
 
@@ -138,7 +152,15 @@ def _allowed(text: str, namespace: Namespace) -> bool:
 class _Pen:
     """Draws one page; every choice comes from the page's own random generator."""
 
-    def __init__(self, rng: random.Random, namespace: Namespace, image: Image.Image, ink: int, font: str, spec: PageSpec):
+    def __init__(
+        self,
+        rng: random.Random,
+        namespace: Namespace,
+        image: Image.Image,
+        ink: int,
+        font: str,
+        spec: PageSpec,
+    ):
         self.rng, self.namespace, self.ink, self.font, self.spec = rng, namespace, ink, font, spec
         self.width, self.height = image.size
         self.draw = ImageDraw.Draw(image)
@@ -193,7 +215,9 @@ class _Pen:
         top = 0
         for row, height, gap in zip(rows, heights, above, strict=False):
             top += gap
-            before = _shares(rng, self.width - sum(width for _, _, width in row) - 10 * (len(row) - 1), len(row) + 1)
+            before = _shares(
+                rng, self.width - sum(width for _, _, width in row) - 10 * (len(row) - 1), len(row) + 1
+            )
             left = 0
             for (entry, font, width), space in zip(row, before, strict=False):
                 left += space
@@ -201,7 +225,10 @@ class _Pen:
                 if keys:
                     key = self.put(f"{keys[entry]}:", left, base + _drop(font, f"{keys[entry]}:"), font)
                     value_left = key.box[2] + _space(font)
-                    words += [key, self.put(values[entry], value_left, base + _drop(font, values[entry]), font)]
+                    words += [
+                        key,
+                        self.put(values[entry], value_left, base + _drop(font, values[entry]), font),
+                    ]
                     pairs.append((keys[entry], values[entry]))
                 else:
                     words.append(self.put(values[entry], left, base + _drop(font, values[entry]), font))
@@ -216,7 +243,14 @@ class _Pen:
         widest = max(_width(font, "999"), _width(font, "mm")) + 6
         count = min(rng.randint(*self.spec.entries), self.width // widest)
         keys = self.unique(count, LETTERS, LETTERS)
-        values = [int(self.string(DIGITS[1:], DIGITS) if rng.random() < 0.5 else self.string(DIGITS[1:], DIGITS, DIGITS)) for _ in keys]
+        values = [
+            int(
+                self.string(DIGITS[1:], DIGITS)
+                if rng.random() < 0.5
+                else self.string(DIGITS[1:], DIGITS, DIGITS)
+            )
+            for _ in keys
+        ]
         line = _height(font) + 3
         floor, tallest = self.height - line, self.height - 2 * line
         if count < 1 or tallest < 1:
@@ -231,7 +265,11 @@ class _Pen:
             shade = rng.randint(90, 200)
             self.draw.rectangle((center - half, floor - bar, center + half, floor - 1), fill=shade)
             label = str(value)
-            tops.append(self.put(label, center - _width(font, label) // 2, floor - bar - line + _drop(font, label), font))
+            tops.append(
+                self.put(
+                    label, center - _width(font, label) // 2, floor - bar - line + _drop(font, label), font
+                )
+            )
             bottoms.append(self.put(key, center - _width(font, key) // 2, floor + 2 + _drop(font, key), font))
         self.draw.line((0, floor, self.width, floor), fill=self.ink)
         return tops + bottoms, [(key, str(value)) for key, value in zip(keys, values, strict=True)]

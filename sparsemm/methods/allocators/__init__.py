@@ -1,0 +1,1 @@
+"""How many entries every head gets; one idea per file."""

@@ -29,6 +29,8 @@ class Adaptive(Allocator):
         """[H] float64; see `Allocator.layer_wishes`."""
         heads, candidates = ranked.shape
         scale = ranked[:, :capacity].sum(1) / ranked.sum(1)
-        best = torch.sort((ranked * scale[:, None]).flatten(), descending=True, stable=True).indices[: heads * capacity]
+        best = torch.sort((ranked * scale[:, None]).flatten(), descending=True, stable=True).indices[
+            : heads * capacity
+        ]
         counts = torch.bincount(best // candidates, minlength=heads)
         return counts.double() * (1 - self.floor) + int(self.floor * capacity)

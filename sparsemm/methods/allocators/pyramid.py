@@ -19,7 +19,9 @@ class Pyramid(Allocator):
 
     def __post_init__(self) -> None:
         if self.beta < 1:
-            raise ValueError(f"allocator.beta={self.beta}: must be at least 1 (1 is uniform). The paper uses 20.")
+            raise ValueError(
+                f"allocator.beta={self.beta}: must be at least 1 (1 is uniform). The paper uses 20."
+            )
 
     def wishes(self, shape: ModelShape, candidates: int, capacity: int) -> Tensor:
         """[L, H] float64; see `Allocator.wishes`."""

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sparsemm.methods.head_shares import check_rho, floor_and_share
 from sparsemm.methods.base import Allocator, ModelShape
+from sparsemm.methods.head_shares import check_rho, floor_and_share
 
 
 @dataclass(frozen=True, kw_only=True)

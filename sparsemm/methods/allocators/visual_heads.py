@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sparsemm.methods.head_shares import check_rho, floor_and_share
 from sparsemm.methods.base import Allocator, ModelShape
+from sparsemm.methods.head_shares import check_rho, floor_and_share
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -22,11 +22,17 @@ class VisualHeads(Allocator):
     def __post_init__(self) -> None:
         check_rho(self.rho)
         if self.head_scores.dim() != 2:
-            raise ValueError(f"head scores have shape {list(self.head_scores.shape)}: expected [layers, query heads].")
+            raise ValueError(
+                f"head scores have shape {list(self.head_scores.shape)}: expected [layers, query heads]."
+            )
         if not bool(torch.isfinite(self.head_scores).all()) or bool((self.head_scores < 0).any()):
-            raise ValueError("head scores: every score must be a number of at least 0. Find them again for this model.")
+            raise ValueError(
+                "head scores: every score must be a number of at least 0. Find them again for this model."
+            )
         if not bool((self.head_scores > 0).any()):
-            raise ValueError("head scores: all are zero, so there is no visual head. Find them again with more samples.")
+            raise ValueError(
+                "head scores: all are zero, so there is no visual head. Find them again with more samples."
+            )
 
     def check(self, shape: ModelShape) -> None:
         """Raise ValueError where the scores belong to a model of another shape."""

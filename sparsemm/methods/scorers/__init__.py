@@ -1,0 +1,1 @@
+"""Which tokens of a layer matter; one idea per file."""

@@ -13,4 +13,6 @@ class NoScorer(Scorer):
 
     def scores(self, queries: Tensor, keys: Tensor, scaling: float, candidates: int) -> Tensor:
         """Refuse: there is nothing to rank by."""
-        raise ValueError("scorer=none: this method ranks tokens. Choose a scorer, such as scorer=window_attention.")
+        raise ValueError(
+            "scorer=none: this method ranks tokens. Choose a scorer, such as scorer=window_attention."
+        )

@@ -10,7 +10,7 @@ from sparsemm.methods.base import Scorer
 
 @dataclass(frozen=True, kw_only=True)
 class Recent(Scorer):
-    """Keep the last tokens of the prompt; with the uniform allocator this is the paper's `window` ablation (Table 2)."""
+    """Keep the last tokens; with the uniform allocator the `window` ablation of the paper's Table 2."""
 
     def scores(self, queries: Tensor, keys: Tensor, scaling: float, candidates: int) -> Tensor:
         """[H, n] float32; see `Scorer.scores`."""

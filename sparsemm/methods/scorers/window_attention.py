@@ -19,7 +19,9 @@ class WindowAttention(Scorer):
 
     def __post_init__(self) -> None:
         if self.pool_kernel < 1 or self.pool_kernel % 2 == 0:
-            raise ValueError(f"scorer.pool_kernel={self.pool_kernel}: must be a positive odd number of tokens. Try 5.")
+            raise ValueError(
+                f"scorer.pool_kernel={self.pool_kernel}: must be a positive odd number of tokens. Try 5."
+            )
 
     def scores(self, queries: Tensor, keys: Tensor, scaling: float, candidates: int) -> Tensor:
         """[H, n] float32; see `Scorer.scores`."""

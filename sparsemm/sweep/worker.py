@@ -1,0 +1,370 @@
+"""The worker: runs the cells of one job, which share a model and a task, from one prefill per prompt."""
+
+import contextlib
+import platform
+import resource
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from sparsemm.config import build_method, build_model, build_task
+from sparsemm.engine.generate import Engine, Generation
+from sparsemm.methods.base import Method
+from sparsemm.models.base import LoadedModel, Prompt
+from sparsemm.results.files import read_json
+from sparsemm.results.leases import STALE_S, Heartbeat, Leases, current, new_worker_id
+from sparsemm.results.statistics import summarise
+from sparsemm.results.store import Attempt, CellFolder, Store
+from sparsemm.tasks.base import Sample, Task
+
+WRITERS = 16  # threads that force files to the disk side by side
+POLL_S = 2.0  # between looks at cells that another worker runs
+LINE_EVERY_S = 20.0  # between progress lines in a log file
+VERSIONS = ("sparsemm", "torch", "transformers", "numpy", "pillow", "hydra-core")
+
+
+@dataclass
+class _Running:
+    """One cell in this worker's hands."""
+
+    entry: dict[str, Any]
+    method: Method
+    folder: CellFolder
+    done: set[str]
+    attempt: Attempt | None = None
+    rows: int = 0
+    open: bool = True  # neither failed nor lost to another worker
+
+
+@dataclass
+class _Clock:
+    """What the answers of this worker took."""
+
+    wall_s: float = 0.0
+    samples: int = 0
+    cells: int = 0
+    started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+
+def run_job(job_file: Path, stale_s: float = STALE_S) -> int:
+    """Run the cells of a job file that have no result, and wait for those that other workers run.
+
+    Returns:
+        The number of cells that failed.
+
+    Raises:
+        StorageError: the store cannot be written; nothing that was written is lost.
+        ValueError: what was asked for is not there (a device, a model).
+    """
+    job = read_json(job_file)
+    if job is None:
+        raise ValueError(f"job_file={job_file}: missing or torn. Run the sweep's command again.")
+    store, worker = Store(Path(job["store"])), new_worker_id()
+    leases = Leases(store, worker, stale_s)
+    beat = Heartbeat(store, worker, job=f"{job['sweep']}/{job['job']}", every_s=min(10.0, stale_s / 6))
+    failed: set[str] = set()
+    waiting_for = ""
+    with beat, ThreadPoolExecutor(WRITERS) as pool:
+        while missing := [
+            entry
+            for entry in job["cells"]
+            if entry["fingerprint"] not in failed and store.cell(entry["fingerprint"]).result() is None
+        ]:
+            won = list(pool.map(lambda entry: leases.acquire(entry["fingerprint"]), missing))
+            mine = [entry for entry, got in zip(missing, won, strict=True) if got]
+            if mine:
+                _Group(store, leases, beat, pool, mine, job).run()
+                failed |= {
+                    name for entry in mine if store.cell(name := entry["fingerprint"]).failure() is not None
+                }
+                continue
+            other = current(store.cell(missing[0]["fingerprint"]).path)
+            if other and other.worker != waiting_for:
+                waiting_for = other.worker
+                print(
+                    f"{len(missing)} cells are run by {waiting_for}; waiting for them.",
+                    file=sys.stderr,
+                    flush=True,
+                )
+            beat.update(state="waiting")
+            time.sleep(min(POLL_S, stale_s / 4))
+        leases.release_all()
+    return len(failed)
+
+
+class _Group:
+    """The cells that this worker holds: from the model in memory to their results."""
+
+    def __init__(
+        self,
+        store: Store,
+        leases: Leases,
+        beat: Heartbeat,
+        pool: ThreadPoolExecutor,
+        entries: Sequence[dict[str, Any]],
+        job: dict[str, Any],
+    ):
+        self.store, self.leases, self.beat, self.pool, self.job = store, leases, beat, pool, job
+        settings = entries[0]["settings"]
+        engine = settings["engine"]
+        self.batch, self.dtype = int(engine["batch_prompts"]), str(settings["model"]["dtype"])
+        self.fixed_rows = None if self.dtype == "float32" else int(engine["rows"])
+        if engine["threads"]:
+            torch.set_num_threads(engine["threads"])
+        self.device = find_device(engine["device"])
+        self.task: Task = build_task(settings)
+        self.adapter = build_model(settings)
+        self.cells = list(pool.map(self._take, entries))
+        self.clock = _Clock(cells=len(entries))
+        self.pending: list[Future[None]] = []
+        self.engines: dict[tuple[str, ...], Engine] = {}
+
+    def _take(self, entry: dict[str, Any]) -> _Running:
+        folder = self.store.cell(entry["fingerprint"])
+        folder.clear_failure()
+        folder.write_config(entry["settings"])
+        return _Running(entry, build_method(entry["settings"]), folder, set(folder.samples().records))
+
+    def run(self) -> None:
+        """Answer what is missing, then publish results."""
+        ids = [self.task.sample(index).id for index in range(len(self.task))]
+        todo = [index for index, name in enumerate(ids) if any(name not in cell.done for cell in self.cells)]
+        self.beat.update(state="running", done=len(ids) - len(todo), total=len(ids), rate_per_s=None)
+        self.beat.beat()
+        if todo:
+            loaded = self.adapter.load(self.device)
+            if self.device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats(self.device)
+            with _progress(len(ids), len(ids) - len(todo), len(self.cells)) as bar:
+                for batch in _batches(todo, self.batch):
+                    began = time.monotonic()
+                    self._batch(loaded, [self.task.sample(index) for index in batch], batch)
+                    self.clock.wall_s += time.monotonic() - began
+                    self.clock.samples += len(batch)
+                    bar.update(len(batch))
+                    self.beat.update(done=int(bar.n), rate_per_s=self.clock.samples / self.clock.wall_s)
+                    if not any(cell.open for cell in self.cells):
+                        break
+        self._settle()
+        list(self.pool.map(self._finish, [cell for cell in self.cells if cell.open]))
+        for cell in self.cells:
+            if cell.attempt:
+                cell.attempt.close()
+
+    def _batch(self, loaded: LoadedModel, samples: Sequence[Sample], indexes: Sequence[int]) -> None:
+        """Answer a batch; cells that lack the same samples of it are answered together."""
+        lacking: dict[tuple[int, ...], list[_Running]] = {}
+        for cell in self.cells:
+            places = tuple(place for place, sample in enumerate(samples) if sample.id not in cell.done)
+            if cell.open and places:
+                lacking.setdefault(places, []).append(cell)
+        prompts: dict[int, Prompt | str] = {}
+        for places, cells in lacking.items():
+            for place in places:
+                if place not in prompts:
+                    prompts[place] = _prompt(loaded, samples[place])
+            good = [place for place in places if isinstance(prompts[place], Prompt)]
+            ready = [prompt for place in good if isinstance(prompt := prompts[place], Prompt)]
+            for some, answers in self._answers(loaded, ready, cells):
+                for column, cell in enumerate(some):
+                    found = {place: row[column] for place, row in zip(good, answers, strict=True)}
+                    records = [
+                        self._record(loaded, samples[place], indexes[place], found.get(place), prompts[place])
+                        for place in places
+                    ]
+                    self._append(cell, records, max((one.rows for one in found.values()), default=0))
+        self._settle()
+
+    def _answers(
+        self, loaded: LoadedModel, prompts: Sequence[Prompt], cells: Sequence[_Running]
+    ) -> Iterator[tuple[Sequence[_Running], list[list[Generation]]]]:
+        """(cells, answers); where they fail together, halves are tried: one bad cell fails alone."""
+        if not prompts:
+            yield cells, []
+            return
+        try:
+            answers = self._engine(loaded, cells).answer(prompts)
+        except Exception as error:
+            if len(cells) == 1:
+                cells[0].open = False
+                cells[0].folder.write_failure(f"{type(error).__name__}: {error}")
+                self.leases.release(cells[0].entry["fingerprint"])
+                return
+            middle = len(cells) // 2
+            yield from self._answers(loaded, prompts, cells[:middle])
+            yield from self._answers(loaded, prompts, cells[middle:])
+            return
+        yield cells, answers
+
+    def _engine(self, loaded: LoadedModel, cells: Sequence[_Running]) -> Engine:
+        """One engine per set of cells: it remembers what it planned."""
+        key = tuple(cell.entry["fingerprint"] for cell in cells)
+        if key not in self.engines:
+            methods = [cell.method for cell in cells]
+            self.engines[key] = Engine(loaded, methods, self.task.max_new_tokens, self.fixed_rows)
+        return self.engines[key]
+
+    def _record(
+        self, loaded: LoadedModel, sample: Sample, index: int, answer: Generation | None, prompt: Prompt | str
+    ) -> dict[str, Any]:
+        record: dict[str, Any] = {
+            "sample": sample.id, "document": sample.document, "index": index, "question": sample.question,
+            "references": list(sample.references),
+        }  # fmt: skip
+        if answer is None:
+            return (
+                record
+                | dict.fromkeys(
+                    ("answer", "score", "kept_entries", "kept_bytes", "prompt_tokens", "new_tokens")
+                )
+                | {"error": str(prompt)}
+            )
+        text = loaded.text(answer.token_ids)
+        entry_bytes = 2 * loaded.shape.head_dim * loaded.model.dtype.itemsize
+        heads = loaded.shape.layers * loaded.shape.kv_heads
+        return record | {
+            "answer": text,
+            "score": self.task.score(sample, text),
+            "kept_entries": answer.kept_entries,
+            "kept_bytes": answer.kept_entries * entry_bytes,
+            "full_entries": answer.prompt_tokens * heads,
+            "heads": heads,
+            "prompt_tokens": answer.prompt_tokens,
+            "new_tokens": len(answer.token_ids),
+            "error": None,
+        }
+
+    def _append(self, cell: _Running, records: list[dict[str, Any]], rows: int) -> None:
+        """Write a batch's records in the background; a cell that another worker took over is left to it."""
+        cell.rows = max(cell.rows, rows)
+        cell.done.update(record["sample"] for record in records)
+        self.pending.append(self.pool.submit(self._write, cell, records))
+
+    def _write(self, cell: _Running, records: list[dict[str, Any]]) -> None:
+        if not self.leases.still_mine(cell.entry["fingerprint"]):
+            cell.open = False
+            return
+        if cell.attempt is None:
+            cell.attempt = cell.folder.begin_attempt(self.leases.worker)
+        cell.attempt.append(records)
+
+    def _settle(self) -> None:
+        """Wait until everything handed over is on the disk."""
+        pending, self.pending = self.pending, []
+        for future in pending:
+            future.result()
+
+    def _finish(self, cell: _Running) -> None:
+        """Publish a cell's result once every sample has a record."""
+        merged = cell.folder.samples()
+        if len(merged.records) < len(self.task):
+            return
+        records = list(merged.records.values())
+        good = [record for record in records if record["error"] is None]
+        if not good:
+            cell.folder.write_failure(f"every sample failed; first: {records[0]['error']}")
+        else:
+            kept, full = (sum(record[key] for record in good) for key in ("kept_entries", "full_entries"))
+            cell.folder.write_result(
+                {
+                    **{key: cell.entry[key] for key in ("label", "identity")},
+                    "metric": self.task.metric,
+                    **summarise(records),
+                    "kept_share": kept / full,
+                    "full_entries": full / len(good),
+                    "entries_per_head": kept / len(good) / good[0]["heads"],
+                    "group": {
+                        "wall_s": self.clock.wall_s,
+                        "peak_memory_bytes": _peak_memory(self.device),
+                        "rows": cell.rows,
+                        "cells": self.clock.cells,
+                        "samples_timed": self.clock.samples,
+                    },
+                    "provenance": self._provenance(merged.attempts),
+                }
+            )
+        self.leases.release(cell.entry["fingerprint"])
+
+    def _provenance(self, attempts: int) -> dict[str, Any]:
+        git = self.job.get("git") or {}
+        return {
+            "git_commit": git.get("commit"),
+            "git_dirty": git.get("dirty"),
+            "versions": {name: version(name) for name in VERSIONS} | {"python": platform.python_version()},
+            "host": platform.node(),
+            "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu",
+            "threads": torch.get_num_threads(),
+            "dtype": self.dtype,
+            "started": self.clock.started,
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "attempts": attempts,
+        }
+
+
+def find_device(name: str) -> torch.device:
+    """The device that was asked for; `auto` is the GPU where there is one.
+
+    Raises:
+        ValueError: cuda is not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(
+            f"engine.device={name}: PyTorch sees no GPU here. "
+            "Set engine.device=cpu, or install a CUDA build of PyTorch."
+        )
+    return torch.device(name)
+
+
+def _prompt(loaded: LoadedModel, sample: Sample) -> Prompt | str:
+    """The prompt, or why there is none: an image that cannot be read fails its sample only."""
+    try:
+        return loaded.prompt(sample.image(), sample.question)
+    except (OSError, ValueError, SyntaxError) as error:  # Pillow raises SyntaxError for broken PNG files
+        return f"{type(error).__name__}: {error}"
+
+
+def _batches(items: Sequence[int], size: int) -> Iterator[list[int]]:
+    for start in range(0, len(items), size):
+        yield list(items[start : start + size])
+
+
+def _peak_memory(device: torch.device) -> int:
+    """Bytes: of the GPU's allocator, or of this process on a CPU."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+@contextlib.contextmanager
+def _progress(total: int, done: int, cells: int) -> Iterator["tqdm[Any]"]:
+    """A progress bar with rate and time left in a terminal, a plain line now and then in a log."""
+    live = sys.stderr.isatty()
+    with tqdm(
+        total=total, initial=done, unit="sample", desc=f"{cells} cells", dynamic_ncols=live,
+        mininterval=0.2 if live else LINE_EVERY_S, ascii=not live, file=sys.stderr if live else _Lines(),
+    ) as bar:  # fmt: skip
+        yield bar
+
+
+class _Lines:
+    """A file that gets whole lines where tqdm would redraw one."""
+
+    def write(self, text: str) -> int:
+        line = text.replace("\r", "").strip()
+        if line:
+            sys.stderr.write(line + "\n")
+        return len(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
