@@ -1,0 +1,36 @@
+"""A small random model of the tiny model's architecture, for tests that need a real model but no skill."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import Qwen2VLForConditionalGeneration
+
+from sparsemm.models.qwen2_vl import LoadedQwen2VL, Qwen2VL
+from sparsemm.models.tiny import build_config, build_tokenizer, save
+
+
+@pytest.fixture(scope="session")
+def random_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two layers, 8 query heads, 4 KV heads, weights of a size that makes attention peaked."""
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer()
+    model = Qwen2VLForConditionalGeneration(build_config(tokenizer, layers=2))
+    for weight in model.parameters():
+        if weight.dim() >= 2:
+            torch.nn.init.normal_(weight, std=2 * weight.shape[1] ** -0.5)
+    folder = tmp_path_factory.mktemp("model")
+    save(model.eval(), tokenizer, 2**20, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def loaded(random_model_folder: Path) -> LoadedQwen2VL:
+    """The random model in float32 on the CPU."""
+    return load(random_model_folder, "float32")
+
+
+def load(folder: Path, dtype: str) -> LoadedQwen2VL:
+    """A model folder in any dtype."""
+    adapter = Qwen2VL(name="random", path=str(folder), dtype=dtype, attention="sdpa", image_pixels=2**20)
+    return adapter.load(torch.device("cpu"))
