@@ -63,13 +63,12 @@ def resampled_means(scores: Floats, counts: Floats, resamples: int = RESAMPLES) 
     for start in range(0, resamples, blocks * BLOCK):
         stop = min(start + blocks * BLOCK, resamples)
         weights = _multipliers(documents, start // BLOCK, -(-stop // BLOCK))[: stop - start]
-        sums = weights @ totals.T
         if even:
-            means[start:stop] = sums / kinds.sum()
+            np.matmul(weights, totals.T / kinds.sum(), out=means[start:stop])
         else:
             drawn = (weights @ kinds.T)[:, kind_of.ravel()]
-            np.divide(sums, drawn, out=sums, where=drawn > 0)
-            means[start:stop] = np.where(drawn > 0, sums, overall)
+            sums = weights @ totals.T
+            means[start:stop] = np.where(drawn > 0, sums / np.maximum(drawn, 1e-9), overall)
     return means
 
 
