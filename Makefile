@@ -1,0 +1,52 @@
+# Everything runs in .venv, which the first target makes. `make help` lists the targets.
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench clean
+.DELETE_ON_ERROR:
+
+PYTHON ?=# the interpreter for .venv; empty: python3, or the first of python3.13 ... that is new enough
+TORCH ?= torch==2.13.0# named on the command line of pip, so that pip keeps this build of it
+
+BIN := .venv/bin
+export PYTHONSAFEPATH := 1# a folder of the clone never shadows an installed package
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' Makefile
+
+demo: .venv/.installed  ## five methods and the full cache on the tiny model: a table and a figure, in minutes
+	$(BIN)/sparsemm run +experiment=quickstart
+
+test: .venv/.installed-dev  ## the tests; more options with ARGS="-k worker -x"
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(ARGS)
+
+check: .venv/.installed-dev  ## format, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: .venv/.installed  ## the measured figures: the grid against one cell, planning, the store
+	@for file in benchmarks/*.py; do echo "$$file"; $(BIN)/python "$$file" || exit 1; done
+
+clean:  ## remove .venv and caches; outputs/ stays
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/.made:
+	@python=; \
+	for name in $(or $(PYTHON),python3 python3.13 python3.12 python3.11 python3.14); do \
+	  if "$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then python=$$name; break; fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+	  echo "SparseMM needs Python 3.11 or newer; found: $$($(or $(PYTHON),python3) --version 2>&1 | head -n 1)." >&2; \
+	  echo "Install one, or name it: make $(or $(MAKECMDGOALS),demo) PYTHON=/path/to/python3.12" >&2; exit 1; \
+	fi; \
+	"$$python" -m venv .venv || { \
+		  echo "$$python cannot make a virtual environment. On Debian or Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@touch $@
+
+.venv/.installed: pyproject.toml | .venv/.made
+	$(BIN)/python -m pip install $(TORCH) -e .
+	@touch $@
+
+.venv/.installed-dev: pyproject.toml | .venv/.made
+	$(BIN)/python -m pip install $(TORCH) -e ".[dev]"
+	@touch .venv/.installed $@
