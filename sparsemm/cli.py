@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sparsemm.config import nearest, register_schemas
 from sparsemm.help import HELP, VERBS
+from sparsemm.results.files import StorageError
 from sparsemm.sweep.errors import CellsFailed, UnusableConfiguration, explain
 
 COMPLETION = ("-sc", "--shell-completion", "--shell_completion")
@@ -80,6 +81,9 @@ def _call(arguments: Sequence[str]) -> int:
     except UnusableConfiguration as error:
         return _refuse(str(error))
     except CellsFailed as error:
+        print(f"sparsemm: {error}", file=sys.stderr)
+        return 1
+    except StorageError as error:
         print(f"sparsemm: {error}", file=sys.stderr)
         return 1
     except (HydraException, OmegaConfBaseException) as error:

@@ -1,10 +1,11 @@
 """What our Hydra sweeper does: the whole grid is composed and checked before anything starts."""
 
+import contextlib
 import secrets
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -75,12 +76,14 @@ class Sweep:
 
     def plan(self) -> None:
         """Print the cells, the jobs and the time that they need."""
-        print(plan.describe(self.store, self.grid.cells, self.grid.points))
+        with _reading():
+            print(plan.describe(self.store, self.grid.cells, self.grid.points))
 
     def status(self) -> None:
         """Print the state of the grid, or of the last sweep where no grid is given."""
         if found := self._named_labels():
-            status.show(self.store, *found, watch=bool(self.config.watch))
+            with _reading():
+                status.show(self.store, *found, watch=bool(self.config.watch))
 
     def report(self) -> None:
         """Print and write the table of the grid, or of the last sweep where no grid is given."""
@@ -90,7 +93,8 @@ class Sweep:
     def run(self) -> list[Any]:
         """Run what has no result yet, then show the table."""
         cells, points = self.grid.cells, self.grid.points
-        done = self.store.finished(cell.fingerprint for cell in cells)
+        with _reading():
+            done = self.store.finished(cell.fingerprint for cell in cells)
         jobs = group_into_jobs(cell for cell in cells if cell.fingerprint not in done)
         print(plan.headline(len(cells), len(done), len(jobs), points), flush=True)
         returns = self._launch(jobs)
@@ -155,7 +159,9 @@ class Sweep:
     def _report(self, name: str, labels: dict[str, dict[str, Any]]) -> str:
         from sparsemm.results.report import write_report
 
-        found = [{**result, "label": labels[result["fingerprint"]]} for result in self.store.results(labels)]
+        with _reading():
+            results = self.store.results(labels)
+        found = [{**result, "label": labels[result["fingerprint"]]} for result in results]
         return str(write_report(name, found, list(labels.values()), self.store.reports / name))
 
     def _named_labels(self) -> tuple[str, dict[str, dict[str, Any]]] | None:
@@ -192,6 +198,15 @@ def make_grid(composer: Composer, arguments: Sequence[str]) -> Grid:
     if errors:
         raise UnusableConfiguration(_summary(errors, points))
     return Grid(with_distinct_labels(list(cells.values())), points)
+
+
+@contextlib.contextmanager
+def _reading() -> Iterator[None]:
+    """The store's own complaint, such as a result of a newer version, stops the command."""
+    try:
+        yield
+    except ValueError as error:
+        raise UnusableConfiguration(str(error)) from error
 
 
 def quoted(text: str) -> str:

@@ -1,7 +1,8 @@
 """A model folder without weights, and Hydra as the command line sets it up."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -23,18 +24,27 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config |= {"num_key_value_heads": 2, "hidden_size": 32}
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "model.safetensors").write_bytes(b"weights")
+    scores = [[1.0, 2.0, 3.0, 4.0], [4.0, 3.0, 2.0, 1.0]]
+    (folder / "heads.json").write_text(json.dumps({"format": 1, "scores": scores}))
     return folder
 
 
 @pytest.fixture
-def make_composer() -> Iterator[MakeComposer]:
+def model(model_folder: Path) -> list[str]:
+    """The overrides that choose this model."""
+    return [f"model.path={model_folder}", f"model.head_scores={model_folder}/heads.json"]
+
+
+@pytest.fixture(scope="session")
+def make_composer() -> MakeComposer:
     """A composer for the configuration of `arguments`, fast or by full composition."""
     register()
     with initialize_config_module("sparsemm.conf", version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
 
-        def make(*arguments: str, fast: bool = True) -> Composer:
-            master = loader.load_configuration("run", list(arguments), RunMode.MULTIRUN)
-            return Composer(loader, master, fast)
+    @cache
+    def make(*arguments: str, fast: bool = True) -> Composer:
+        master = loader.load_configuration("run", list(arguments), RunMode.MULTIRUN)
+        return Composer(loader, master, fast)
 
-        yield make
+    return make

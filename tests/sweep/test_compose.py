@@ -27,12 +27,14 @@ def _grid(draw: random.Random) -> list[str]:
     keys = draw.sample(list(CHOICES), draw.randint(1, 5))
     arguments = []
     for key in keys:
-        values = draw.sample(CHOICES[key], min(len(CHOICES[key]), draw.choice([1, 2]) if key[0] != "+" else 1))
+        values = draw.sample(
+            CHOICES[key], min(len(CHOICES[key]), draw.choice([1, 2]) if key[0] != "+" else 1)
+        )
         arguments.append(f"{key}={','.join(values)}")
     return arguments
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(8))
 def test_fast_composition_equals_full_composition(make_composer, seed):
     arguments = _grid(random.Random(seed))
     fast = list(make_composer().points(arguments))

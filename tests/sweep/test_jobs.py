@@ -1,0 +1,52 @@
+import json
+
+import pytest
+
+from sparsemm.results.store import Store
+from sparsemm.sweep.jobs import SweepRecord, group_into_jobs, last_sweep, write_job, write_jobs
+from sparsemm.sweep.sweeper import make_grid, quoted
+
+
+def _record(name: str, created: float) -> SweepRecord:
+    return SweepRecord(name, name, [], None, [{"fingerprint": "ab", "label": {"budget": 1}}], {}, created)
+
+
+@pytest.fixture
+def grid(make_composer, model):
+    return make_grid(make_composer(), [*model, "method=full,snapkv", "task=documents,charts"])
+
+
+def test_a_job_file_holds_all_that_a_worker_needs(tmp_path, grid):
+    store = Store(tmp_path)
+    files = write_jobs(store, _record("one", 1.0), group_into_jobs(grid.cells))
+    jobs = [json.loads(file.read_text()) for file in files]
+    assert [job["job"] for job in jobs] == [0, 1]
+    assert {job["store"] for job in jobs} == {str(tmp_path)}
+    (first, second), _ = (job["cells"] for job in jobs)
+    assert set(first) == {"fingerprint", "settings", "identity", "label", "group"}
+    assert first["group"] == second["group"]
+    assert first["settings"]["task"]["page"]["entries"] == [12, 12]
+
+
+def test_a_job_file_is_never_changed(tmp_path, grid):
+    store = Store(tmp_path)
+    write_job(store, "one", 0, grid.cells, {})
+    with pytest.raises(FileExistsError, match="never changed"):
+        write_job(store, "one", 0, grid.cells, {})
+
+
+def test_the_last_sweep_is_the_one_that_started_last(tmp_path):
+    store = Store(tmp_path)
+    assert last_sweep(store) is None
+    for name, created in (("b", 2.0), ("a", 3.0), ("c", 1.0)):
+        write_jobs(store, _record(name, created), [])
+    torn = store.sweeps / "torn" / "sweep.json"
+    torn.parent.mkdir()
+    torn.write_text('{"id": ')
+    assert last_sweep(store) == _record("a", 3.0)
+
+
+@pytest.mark.parametrize("text", ["/plain/path", "/with space/a,b", "/it's/{here}=[x]", "/$(x)/\\'q"])
+def test_a_path_survives_hydras_grammar(make_composer, text):
+    (point,) = make_composer().points([f"job_file={quoted(text)}"])
+    assert point.settings["job_file"] == text

@@ -1,0 +1,160 @@
+"""The command line as a user has it: real Hydra, in a process of its own."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+
+import pytest
+
+from sparsemm.cli import hydra_arguments, run
+from sparsemm.help import HELP, VERBS
+
+
+@dataclass(frozen=True)
+class Done:
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def cli(tmp_path, monkeypatch, capsys):
+    """One command in this process."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["sparsemm"])
+
+    def call(*arguments: str) -> Done:
+        try:
+            code = run(arguments)
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        return Done(code, *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def process(tmp_path):
+    """One command in a process of its own, outside the clone."""
+
+    def call(*arguments: str, **environment: str) -> Done:
+        command = [sys.executable, "-m", "sparsemm.cli", *arguments]
+        env = {**os.environ, "PYTHONSAFEPATH": "1", **environment}
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=env, check=False)
+        return Done(done.returncode, done.stdout, done.stderr)
+
+    return call
+
+
+@pytest.fixture
+def model(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("model")
+    config = {"model_type": "qwen2_vl", "num_hidden_layers": 2, "num_attention_heads": 4}
+    config |= {"num_key_value_heads": 2, "hidden_size": 32}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "model.safetensors").write_bytes(b"weights")
+    (folder / "heads.json").write_text(json.dumps({"format": 1, "scores": [[1, 2, 3, 4], [4, 3, 2, 1]]}))
+    return [f"model.path={folder}", f"model.head_scores={folder}/heads.json"]
+
+
+def test_plan_starts_nothing_and_leaves_nothing(process, model, tmp_path):
+    done = process("plan", "+experiment=quickstart", *model)
+    assert done.code == 0, done.err
+    assert "55 cells (180 combinations; the others are the same cells), 0 finished" in done.out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_invalid_grid_exits_with_2_and_one_line_per_mistake(cli, model, tmp_path):
+    done = cli("run", "-m", "method=full,snapkv", "budget=8,64", *model)
+    assert done.code == 2
+    assert "Traceback" not in done.err
+    assert done.err.startswith(
+        "sparsemm: 1 of 4 cells are invalid, nothing was started:\n  budget=8: must be"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_job_that_stops_is_a_failure_and_the_other_cells_stay_pending(cli, model, tmp_path):
+    done = cli("run", "method=snapkv", "task.limit=1", *model)
+    assert done.code == 1
+    assert "sparsemm: 0 of 1 cells failed, 1 jobs stopped" in done.err or "failed: " in done.err
+    assert [path.name for path in tmp_path.iterdir()] == ["outputs"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["pln"], "pln: there is no such verb. Did you mean plan?"),
+        (["method=full"], "method=full: a verb comes first. Try: sparsemm run method=full"),
+        (["run", "metod=full"], "metod: there is no such setting. Did you mean method?"),
+        (["run", "method=snapk"], "method=snapk: there is no such method. Did you mean snapkv?"),
+        (
+            ["run", "+experiment=quick"],
+            "experiment=quick: there is no such experiment. Did you mean quickstart?",
+        ),
+        (["run", "--cfg", "job", "rho=x"], "rho=x: must be a number"),
+        (["plan", "hydra/sweeper=basic"], "hydra/sweeper: plan works with the project's own sweeper"),
+    ],
+)
+def test_a_mistake_is_named_with_the_nearest_name(cli, arguments, words):
+    done = cli(*arguments)
+    assert done.code == 2
+    assert words in done.err
+    assert "Traceback" not in done.err
+
+
+def test_help_and_version_need_no_configuration(process):
+    assert process().out == process("--help").out == HELP + "\n"
+    assert process("--version").out.startswith("sparsemm ")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_itself_and_lists_what_can_be_chosen(cli, verb):
+    done = cli(verb, "--help")
+    assert done.code == 0
+    assert done.out.startswith(VERBS[verb])
+    assert "adakv, full, pyramidkv, random, snapkv, sparsemm, window" in done.out
+
+
+def test_the_configuration_can_be_looked_at(cli):
+    shown = cli("run", "--cfg", "job", "method=full", "-m")
+    assert shown.code == 0
+    assert "  name: full" in shown.out and "hydra:" not in shown.out
+    assert cli("plan", "--info", "defaults").code == 0
+
+
+def test_status_without_a_sweep_says_how_to_start_one(cli):
+    done = cli("status")
+    assert done.code == 0
+    assert "sparsemm run +experiment=quickstart" in done.out
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("sparsemm st", "status"),
+        ("sparsemm run method=s", "method=snapkv method=sparsemm"),
+        ("sparsemm plan allocator=u", "allocator=uniform"),
+    ],
+)
+def test_the_shell_completes_verbs_and_choices(process, line, words):
+    assert process("-sc", "query=bash", COMP_LINE=line).out.split() == words.split()
+
+
+def test_a_verb_is_a_multirun_unless_it_only_looks():
+    assert hydra_arguments("run", ["-m", "a=1"]) == ["--multirun", "a=1"]
+    assert hydra_arguments("plan", ["a=1"]) == ["--multirun", "hydra.sweeper.action=plan", "a=1"]
+    assert hydra_arguments("plan", ["--cfg", "job", "-m"]) == ["--cfg", "job"]
+
+
+def test_examples_work_when_pasted(cli, model):
+    lines = [line.strip() for text in (HELP, *VERBS.values()) for line in text.splitlines()]
+    examples = [re.split(r"  +", line)[0].split() for line in lines if line.startswith("sparsemm ")]
+    grids = [words[2:] for words in examples if words[1] in ("run", "plan") and "=" in words[-1]]
+    assert len(grids) >= 8
+    for grid in grids:
+        done = cli("plan", *[word for word in grid if word not in ("--cfg", "job")], *model)
+        assert done.code == 0, (grid, done.err)
