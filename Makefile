@@ -21,7 +21,11 @@ test: .venv/.installed-dev  ## the tests; more options with ARGS="-k worker -x"
 check: .venv/.installed-dev  ## format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
+	@# mypy does not read package-dir: show it the packages as they are installed
+	@rm -rf .venv/typed && mkdir -p .venv/typed/sparsemm
+	@cd .venv/typed/sparsemm && ln -s ../../../sparsemm/* ../../../kernels ../../../conf ../../../experiments .
+	@ln -s ../../hydra_plugins .venv/typed
+	cd .venv/typed && ../bin/mypy -p sparsemm --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache
 
 bench: .venv/.installed  ## the measured figures: the grid against one cell, planning, the store
 	@for file in benchmarks/*.py; do echo "$$file"; $(BIN)/python "$$file" || exit 1; done

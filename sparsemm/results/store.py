@@ -108,7 +108,7 @@ class CellFolder:
                 return Attempt(path, number)
 
     def samples(self) -> Samples:
-        """Merge the attempts: the lowest-numbered attempt that has a sample gives its record, the first."""
+        """Merge the attempts: of a sample's records the first that was answered counts, else the first."""
         records: dict[str, dict[str, Any]] = {}
         torn = unreadable = 0
         attempts = self._attempts()
@@ -118,7 +118,9 @@ class CellFolder:
             for line in lines:
                 record = parse_json(line)
                 if record is not None and isinstance(record.get("sample"), str):
-                    records.setdefault(record["sample"], record)
+                    known = records.setdefault(record["sample"], record)
+                    if known.get("error") is not None and record.get("error") is None:
+                        records[record["sample"]] = record
                 elif record is None or "attempt" not in record:
                     unreadable += 1
         ordered = sorted(records.values(), key=lambda record: (record.get("index", 0), record["sample"]))

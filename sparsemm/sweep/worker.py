@@ -1,19 +1,16 @@
 """The worker: runs the cells of one job, which share a model and a task, from one prefill per prompt."""
 
 import contextlib
-import platform
-import resource
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from importlib.metadata import version
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from tqdm import tqdm
 
 from sparsemm.config import build_method, build_model, build_task
@@ -22,14 +19,13 @@ from sparsemm.methods.base import Method
 from sparsemm.models.base import LoadedModel, Prompt
 from sparsemm.results.files import read_json
 from sparsemm.results.leases import STALE_S, Heartbeat, Leases, current, new_worker_id
-from sparsemm.results.statistics import summarise
 from sparsemm.results.store import Attempt, CellFolder, Store
+from sparsemm.sweep.records import Clock, Record, answered, cell_result, group_record, provenance, unanswered
 from sparsemm.tasks.base import Sample, Task
 
 WRITERS = 16  # threads that force files to the disk side by side
 POLL_S = 2.0  # between looks at cells that another worker runs
 LINE_EVERY_S = 20.0  # between progress lines in a log file
-VERSIONS = ("sparsemm", "torch", "transformers", "numpy", "pillow", "hydra-core")
 
 
 @dataclass
@@ -43,16 +39,6 @@ class _Running:
     attempt: Attempt | None = None
     rows: int = 0
     open: bool = True  # neither failed nor lost to another worker
-
-
-@dataclass
-class _Clock:
-    """What the answers of this worker took."""
-
-    wall_s: float = 0.0
-    samples: int = 0
-    cells: int = 0
-    started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
 
 def run_job(job_file: Path, stale_s: float = STALE_S) -> int:
@@ -124,7 +110,7 @@ class _Group:
         self.task: Task = build_task(settings)
         self.adapter = build_model(settings)
         self.cells = list(pool.map(self._take, entries))
-        self.clock = _Clock(cells=len(entries))
+        self.clock = Clock(cells=len(entries))
         self.pending: list[Future[None]] = []
         self.engines: dict[tuple[str, ...], Engine] = {}
 
@@ -132,7 +118,9 @@ class _Group:
         folder = self.store.cell(entry["fingerprint"])
         folder.clear_failure()
         folder.write_config(entry["settings"])
-        return _Running(entry, build_method(entry["settings"]), folder, set(folder.samples().records))
+        records = folder.samples().records  # what failed is tried again: an image may be there now
+        done = {name for name, record in records.items() if record["error"] is None}
+        return _Running(entry, build_method(entry["settings"]), folder, done)
 
     def run(self) -> None:
         """Answer what is missing, then publish results."""
@@ -215,41 +203,18 @@ class _Group:
 
     def _record(
         self, loaded: LoadedModel, sample: Sample, index: int, answer: Generation | None, prompt: Prompt | str
-    ) -> dict[str, Any]:
-        record: dict[str, Any] = {
-            "sample": sample.id, "document": sample.document, "index": index, "question": sample.question,
-            "references": list(sample.references),
-        }  # fmt: skip
+    ) -> Record:
         if answer is None:
-            return (
-                record
-                | dict.fromkeys(
-                    ("answer", "score", "kept_entries", "kept_bytes", "prompt_tokens", "new_tokens")
-                )
-                | {"error": str(prompt)}
-            )
-        text = loaded.text(answer.token_ids)
-        entry_bytes = 2 * loaded.shape.head_dim * loaded.model.dtype.itemsize
-        heads = loaded.shape.layers * loaded.shape.kv_heads
-        return record | {
-            "answer": text,
-            "score": self.task.score(sample, text),
-            "kept_entries": answer.kept_entries,
-            "kept_bytes": answer.kept_entries * entry_bytes,
-            "full_entries": answer.prompt_tokens * heads,
-            "heads": heads,
-            "prompt_tokens": answer.prompt_tokens,
-            "new_tokens": len(answer.token_ids),
-            "error": None,
-        }
+            return unanswered(sample, index, str(prompt))
+        return answered(loaded, self.task, sample, index, answer)
 
-    def _append(self, cell: _Running, records: list[dict[str, Any]], rows: int) -> None:
+    def _append(self, cell: _Running, records: list[Record], rows: int) -> None:
         """Write a batch's records in the background; a cell that another worker took over is left to it."""
         cell.rows = max(cell.rows, rows)
         cell.done.update(record["sample"] for record in records)
         self.pending.append(self.pool.submit(self._write, cell, records))
 
-    def _write(self, cell: _Running, records: list[dict[str, Any]]) -> None:
+    def _write(self, cell: _Running, records: list[Record]) -> None:
         if not self.leases.still_mine(cell.entry["fingerprint"]):
             cell.open = False
             return
@@ -269,45 +234,20 @@ class _Group:
         if len(merged.records) < len(self.task):
             return
         records = list(merged.records.values())
-        good = [record for record in records if record["error"] is None]
-        if not good:
+        if all(record["error"] is not None for record in records):
             cell.folder.write_failure(f"every sample failed; first: {records[0]['error']}")
         else:
-            kept, full = (sum(record[key] for record in good) for key in ("kept_entries", "full_entries"))
+            git = self.job.get("git") or {}
             cell.folder.write_result(
-                {
-                    **{key: cell.entry[key] for key in ("label", "identity")},
-                    "metric": self.task.metric,
-                    **summarise(records),
-                    "kept_share": kept / full,
-                    "full_entries": full / len(good),
-                    "entries_per_head": kept / len(good) / good[0]["heads"],
-                    "group": {
-                        "wall_s": self.clock.wall_s,
-                        "peak_memory_bytes": _peak_memory(self.device),
-                        "rows": cell.rows,
-                        "cells": self.clock.cells,
-                        "samples_timed": self.clock.samples,
-                    },
-                    "provenance": self._provenance(merged.attempts),
-                }
+                cell_result(
+                    cell.entry,
+                    self.task,
+                    records,
+                    group_record(self.clock, self.device, cell.rows),
+                    provenance(self.clock, self.device, self.dtype, git, merged.attempts),
+                )
             )
         self.leases.release(cell.entry["fingerprint"])
-
-    def _provenance(self, attempts: int) -> dict[str, Any]:
-        git = self.job.get("git") or {}
-        return {
-            "git_commit": git.get("commit"),
-            "git_dirty": git.get("dirty"),
-            "versions": {name: version(name) for name in VERSIONS} | {"python": platform.python_version()},
-            "host": platform.node(),
-            "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu",
-            "threads": torch.get_num_threads(),
-            "dtype": self.dtype,
-            "started": self.clock.started,
-            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-            "attempts": attempts,
-        }
 
 
 def find_device(name: str) -> torch.device:
@@ -330,20 +270,14 @@ def _prompt(loaded: LoadedModel, sample: Sample) -> Prompt | str:
     """The prompt, or why there is none: an image that cannot be read fails its sample only."""
     try:
         return loaded.prompt(sample.image(), sample.question)
-    except (OSError, ValueError, SyntaxError) as error:  # Pillow raises SyntaxError for broken PNG files
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        # Pillow raises SyntaxError for broken PNG files
         return f"{type(error).__name__}: {error}"
 
 
 def _batches(items: Sequence[int], size: int) -> Iterator[list[int]]:
     for start in range(0, len(items), size):
         yield list(items[start : start + size])
-
-
-def _peak_memory(device: torch.device) -> int:
-    """Bytes: of the GPU's allocator, or of this process on a CPU."""
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 @contextlib.contextmanager

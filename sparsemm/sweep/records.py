@@ -1,0 +1,118 @@
+"""What a worker writes: a sample's record, a cell's result, and where they come from."""
+
+import platform
+import resource
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from sparsemm.engine.generate import Generation
+from sparsemm.models.base import LoadedModel
+from sparsemm.results.statistics import summarise
+from sparsemm.tasks.base import Sample, Task
+
+Record = dict[str, Any]
+VERSIONS = ("sparsemm", "torch", "transformers", "numpy", "pillow", "hydra-core")
+MEASURED = ("answer", "score", "kept_entries", "kept_bytes", "prompt_tokens", "new_tokens")
+
+
+@dataclass
+class Clock:
+    """What the answers of a worker took."""
+
+    wall_s: float = 0.0
+    samples: int = 0
+    cells: int = 0
+    started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+
+def answered(loaded: LoadedModel, task: Task, sample: Sample, index: int, answer: Generation) -> Record:
+    """The record of an answered sample."""
+    text = loaded.text(answer.token_ids)
+    entry_bytes = 2 * loaded.shape.head_dim * loaded.model.dtype.itemsize
+    heads = loaded.shape.layers * loaded.shape.kv_heads
+    return _asked(sample, index) | {
+        "answer": text,
+        "score": task.score(sample, text),
+        "kept_entries": answer.kept_entries,
+        "kept_bytes": answer.kept_entries * entry_bytes,
+        "full_entries": answer.prompt_tokens * heads,
+        "heads": heads,
+        "prompt_tokens": answer.prompt_tokens,
+        "new_tokens": len(answer.token_ids),
+        "error": None,
+    }
+
+
+def unanswered(sample: Sample, index: int, reason: str) -> Record:
+    """The record of a sample that has no prompt."""
+    return _asked(sample, index) | dict.fromkeys(MEASURED) | {"error": reason}
+
+
+def cell_result(
+    entry: Mapping[str, Any], task: Task, records: Sequence[Record], group: Record, provenance: Record
+) -> Record:
+    """result.json of a cell of which at least one sample was answered."""
+    good = [record for record in records if record["error"] is None]
+    kept, full = (sum(record[key] for record in good) for key in ("kept_entries", "full_entries"))
+    return {
+        **{key: entry[key] for key in ("label", "identity")},
+        "metric": task.metric,
+        **summarise(records),
+        "kept_share": kept / full,
+        "full_entries": full / len(good),
+        "entries_per_head": kept / len(good) / good[0]["heads"],
+        "group": group,
+        "provenance": provenance,
+    }
+
+
+def group_record(clock: Clock, device: torch.device, rows: int) -> Record:
+    """Time and memory of the cells that were answered together, and how many rows shared them."""
+    return {
+        "wall_s": clock.wall_s,
+        "peak_memory_bytes": _peak_memory(device),
+        "rows": rows,
+        "cells": clock.cells,
+        "samples_timed": clock.samples,
+    }
+
+
+def provenance(
+    clock: Clock, device: torch.device, dtype: str, git: Mapping[str, Any], attempts: int
+) -> Record:
+    """Which code ran where and when."""
+    return {
+        "git_commit": git.get("commit"),
+        "git_dirty": git.get("dirty"),
+        "versions": {name: version(name) for name in VERSIONS} | {"python": platform.python_version()},
+        "host": platform.node(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+        "dtype": dtype,
+        "started": clock.started,
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "attempts": attempts,
+    }
+
+
+def _asked(sample: Sample, index: int) -> Record:
+    return {
+        "sample": sample.id,
+        "document": sample.document,
+        "index": index,
+        "question": sample.question,
+        "references": list(sample.references),
+    }
+
+
+def _peak_memory(device: torch.device) -> int:
+    """Bytes: of the GPU's allocator, or of this process on a CPU."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
