@@ -66,7 +66,8 @@ def build_arena(keys: Tensor, values: Tensor, tokens: Tensor, lengths: Tensor, r
     flat = lengths.flatten()
     sizes = [class_capacity(length + room) for length in flat.tolist()]
     order = sorted(range(len(sizes)), key=sizes.__getitem__)
-    starts, classes, slots = [0] * len(sizes), [], 0
+    starts, slots = [0] * len(sizes), 0
+    classes: list[SizeClass] = []
     for position, segment in enumerate(order):
         if not classes or classes[-1].capacity != sizes[segment]:
             classes.append(SizeClass(slots, position, 0, sizes[segment]))

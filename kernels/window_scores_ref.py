@@ -1,4 +1,4 @@
-"""Slow and obvious: the attention that the last queries pay to earlier tokens, one dot product after another."""
+"""Slow and obvious: the attention that the last queries pay to earlier tokens, one product at a time."""
 
 import math
 

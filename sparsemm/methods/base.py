@@ -108,7 +108,7 @@ class Method:
                 f"budget={self.budget}: method={self.name} "
                 + (
                     "keeps everything and takes no budget (null)."
-                    if self.budget
+                    if self.allocator.keeps_all
                     else "needs a budget, such as 64 or 10%."
                 )
             )
@@ -116,8 +116,8 @@ class Method:
         if entries is not None and entries < self.protected:
             raise ValueError(
                 f"budget={self.budget}: must be at least {self.protected}: method.window={self.window}"
-                + (f" and method.sinks={self.sinks}" if self.sinks else "")
-                + " are always kept. Raise budget, or lower method.window."
+                + (f" and method.sinks={self.sinks} are" if self.sinks else ", which is")
+                + " always kept. Raise budget, or lower method.window."
             )
 
     @property

@@ -63,7 +63,7 @@ def share_out(wishes: Tensor, most: int, total: int) -> Tensor:
         weights = torch.where(open_, wishes, 0.0)
         if float(weights.sum()) <= 0:
             weights = open_.double()
-        want = weights * (left / weights.sum())
+        want = weights / weights.sum() * left  # in this order tiny wishes do not overflow
         full = open_ & (want >= most)
         if not bool(full.any()):
             ideal = torch.where(open_, want, ideal)

@@ -8,6 +8,8 @@ import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +164,8 @@ class Sweep:
         with _reading():
             results = self.store.results(labels)
         found = [{**result, "label": labels[result["fingerprint"]]} for result in results]
-        return str(write_report(name, found, list(labels.values()), self.store.reports / name))
+        folder = self.store.reports / name
+        return str(write_report(name, found, list(labels.values()), folder, experiment_claim(name)))
 
     def _named_labels(self) -> tuple[str, dict[str, dict[str, Any]]] | None:
         if any(not argument.startswith(NOT_A_GRID) for argument in self.arguments):
@@ -207,6 +210,12 @@ def _reading() -> Iterator[None]:
         yield
     except ValueError as error:
         raise UnusableConfiguration(str(error)) from error
+
+
+def experiment_claim(name: str) -> Any:
+    """CLAIM of sparsemm.experiments.<name>: how the experiment's table is made; None where there is none."""
+    module = f"sparsemm.experiments.{name}"
+    return import_module(module).CLAIM if name.isidentifier() and find_spec(module) else None
 
 
 def quoted(text: str) -> str:

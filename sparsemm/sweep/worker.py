@@ -76,11 +76,7 @@ def run_job(job_file: Path, stale_s: float = STALE_S) -> int:
             other = current(store.cell(missing[0]["fingerprint"]).path)
             if other and other.worker != waiting_for:
                 waiting_for = other.worker
-                print(
-                    f"{len(missing)} cells are run by {waiting_for}; waiting for them.",
-                    file=sys.stderr,
-                    flush=True,
-                )
+                print(f"{len(missing)} cells are run by {waiting_for}; waiting for them.", file=sys.stderr)
             beat.update(state="waiting")
             time.sleep(min(POLL_S, stale_s / 4))
         leases.release_all()

@@ -57,7 +57,7 @@ class SyntheticTask(Task):
     @property
     def spec(self) -> PageSpec:
         """The page's difficulty."""
-        plain = {
+        plain: dict[str, Any] = {
             key: tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
             for key, value in self.page.items()
         }
