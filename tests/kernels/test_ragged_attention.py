@@ -4,10 +4,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
-
 from sparsemm.kernels import ragged_attention as fast
 from sparsemm.kernels import ragged_attention_ref as slow
+from torch import Tensor
 
 DIM = 8
 LENGTHS = [[0, 1], [63, 257], [5, 16], [1, 24]]  # [R, H]

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-
 from sparsemm.kernels.window_scores import window_scores
 from sparsemm.kernels.window_scores_ref import window_scores as reference
 
