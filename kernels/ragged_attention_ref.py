@@ -24,7 +24,7 @@ class Segments:
 
 
 def build_arena(keys: Tensor, values: Tensor, tokens: Tensor, lengths: Tensor, room: int) -> Segments:
-    """Cut entries (keys, values [E, D], tokens [E], segment by segment) of lengths [R, H]; `room` has no use."""
+    """Cut entries (keys, values [E, D], tokens [E], segment by segment) of lengths [R, H]; no `room`."""
     sizes = lengths.flatten().tolist()
     return Segments(
         list(keys.split(sizes)),

@@ -32,7 +32,7 @@ class ModelShape:
         return self.query_heads // self.kv_heads
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)  # without fields all would be equal
 class Scorer(ABC):
     """Says which candidate tokens of a layer are worth keeping."""
 
@@ -51,7 +51,7 @@ class Scorer(ABC):
         """
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)  # without fields all would be equal
 class Allocator(ABC):
     """Says how many candidates every KV head may keep.
 

@@ -160,3 +160,21 @@ def test_paper_rounding_loses_what_heads_cannot_use_and_exact_gives_it_to_others
     methods = [make_method("sparsemm", 50, rho=0.0, rounding=rounding) for rounding in ("paper", "exact")]
     paper, exact = keep(methods, TOKENS)
     assert int(paper.sum()) < int(exact.sum()) == 50 * shape.layers * shape.kv_heads
+
+
+def test_counts_of_one_allocator_are_never_taken_for_another(head_scores, shape):
+    """Counts are remembered per method: allocators that differ in anything must not be equal."""
+    other = head_scores.flip(0)
+    allocators = [
+        VisualHeads(head_scores=head_scores, rho=0.1),
+        VisualHeads(head_scores=head_scores, rho=0.9),
+    ]
+    allocators += [VisualHeads(head_scores=other, rho=0.1), Pyramid(beta=20), Pyramid(beta=2)]
+    allocators += [RandomHeads(seed=0, rho=0.1), RandomHeads(seed=1, rho=0.1), RandomHeads(seed=0, rho=0.9)]
+    scorer = WindowAttention(pool_kernel=5)
+    counts = [
+        Method(name="same", scorer=scorer, allocator=allocator, window=4, budget=20).counts(shape, 200)
+        for allocator in allocators
+    ]
+    assert len({tuple(each.flatten().tolist()) for each in counts}) == len(allocators)
+    assert len(set(allocators)) == len(allocators)
