@@ -26,7 +26,13 @@ FULL_ERROR = "HYDRA_FULL_ERROR"  # Hydra's switch: raise errors instead of print
 
 def main() -> None:
     """Entry point of `sparsemm`; exits 0 all done, 1 something failed, 2 unusable configuration."""
-    sys.exit(run(sys.argv[1:]))
+    try:
+        code = run(sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 141
+    sys.exit(code)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -22,7 +22,7 @@ def describe(store: Store, cells: Sequence[Cell], points: int) -> str:
         seconds = _estimate(job, measured)
         total = None if total is None or seconds is None else total + seconds
         model, task = job[0].label["model"], job[0].label["task"]
-        lines.append(f"  job {number}: {model} {task}, {_count(len(job), 'cell')}, {duration(seconds)}")
+        lines.append(f"  job {number}: {model} {task}, {count(len(job), 'cell')}, {duration(seconds)}")
     if jobs:
         lines.append(f"time, one job after the other: {duration(total)}")
     return "\n".join(lines)
@@ -32,8 +32,8 @@ def headline(cells: int, done: int, jobs: int, points: int) -> str:
     """One line: how many cells, how many are done, how many jobs."""
     same = f" ({points} combinations; the others are the same cells)" if points != cells else ""
     if not jobs:
-        return f"{_count(cells, 'cell')}{same}, all finished"
-    return f"{_count(cells, 'cell')}{same}, {done} finished, {cells - done} to run in {_count(jobs, 'job')}"
+        return f"{count(cells, 'cell')}{same}, all finished"
+    return f"{count(cells, 'cell')}{same}, {done} finished, {cells - done} to run in {count(jobs, 'job')}"
 
 
 def duration(seconds: float | None) -> str:
@@ -66,5 +66,6 @@ def _estimate(job: Sequence[Cell], measured: Measured) -> float | None:
     return per_sample_s * max(1.0, len(job) / cells) * len(build_task(job[0].settings))
 
 
-def _count(number: int, noun: str) -> str:
+def count(number: int, noun: str) -> str:
+    """'1 cell', '2 cells'."""
     return f"{number} {noun}" + ("" if number == 1 else "s")

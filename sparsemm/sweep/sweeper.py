@@ -1,6 +1,7 @@
 """What our Hydra sweeper does: the whole grid is composed and checked before anything starts."""
 
 import contextlib
+import io
 import secrets
 import sys
 import time
@@ -133,25 +134,29 @@ class Sweep:
     def _conclude(self, returns: Sequence[Any]) -> None:
         broken = sum(not _returned(number, one) for number, one in enumerate(returns))
         labels = {cell.fingerprint: cell.label for cell in self.grid.cells}
-        done = self.store.finished(labels)
+        with _reading():
+            done = self.store.finished(labels)
         missing = [name for name in labels if name not in done]
         failures = self.store.failures(missing)
         if done and len(labels) > 1:
             print(self._report(self.experiment or "sweep", labels))
+        elif done:
+            print(_score_line(*self.store.results(labels)))
         for line in status.failure_lines(failures, labels):
             print(line, file=sys.stderr)
-        self._next_steps(len(missing) - len(failures))
+        self._next_steps(0 if broken else len(missing) - len(failures))
         if failures or broken:
             raise CellsFailed(
                 f"{len(failures)} of {len(labels)} cells failed"
-                + (f", {broken} jobs stopped" if broken else "")
+                + (f", {len(missing) - len(failures)} have no result: a job stopped" if broken else "")
                 + ". Run the same command again: finished cells are kept."
             )
 
     def _next_steps(self, open_cells: int) -> None:
         where = "".join(f" {text}" for text in self.arguments if text.startswith("output="))
         if open_cells:
-            print(f"{open_cells} cells have no result yet (submitted, or run by another process).")
+            cells = plan.count(open_cells, "cell")
+            print(f"{cells} without a result yet: submitted, or run by another process.")
         other = "components" if self.experiment == "quickstart" else "quickstart"
         print("Next:")
         print(f"  sparsemm status{where}")
@@ -236,10 +241,16 @@ def _summary(errors: dict[str, list[tuple[str, ...]]], points: int) -> str:
     return "\n".join(lines)
 
 
+def _score_line(result: dict[str, Any]) -> str:
+    interval = f"{result['low']:.3f} to {result['high']:.3f}"
+    return f"{result['metric']} {result['score']:.3f} (95 %: {interval}) on {result['samples']} samples"
+
+
 def _returned(number: int, returned: Any) -> bool:
     """Whether a job came to its end; where it did not, say why."""
     try:
-        _ = returned.return_value
+        with contextlib.redirect_stderr(io.StringIO()):  # Hydra repeats the overrides there
+            _ = returned.return_value
         return True
     except (OSError, ValueError) as error:
         print(f"job {number} stopped: {error}", file=sys.stderr)
