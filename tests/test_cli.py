@@ -67,6 +67,21 @@ def test_plan_starts_nothing_and_leaves_nothing(process, model, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+NEW_SCORER = """
+from dataclasses import dataclass
+
+import torch
+
+from sparsemm.methods.base import Scorer
+
+
+@dataclass(frozen=True, kw_only=True)
+class FirstTokens(Scorer):
+    step: int
+
+    def scores(self, queries, keys, scaling, candidates):
+        return -self.step * torch.arange(candidates).float().expand(len(keys), -1)
+"""
 SMALL = [
     "method.window=4", "engine.device=cpu", "task.limit=1", "task.page.width=96", "task.page.height=48",
     "task.page.entries=[2,2]", "budget=8", "rho=0.1",
@@ -97,6 +112,22 @@ def test_hydras_basic_sweeper_runs_the_same_cells(cli, random_model_folder, tmp_
     invalid = cli("run", "hydra/sweeper=basic", *grid, "budget=2")
     assert invalid.code == 2
     assert "budget=2: must be at least 4" in invalid.err
+
+
+def test_a_new_scorer_is_two_new_files(cli, random_model_folder, tmp_path, tmp_path_factory, monkeypatch):
+    folder = tmp_path_factory.mktemp("mine")
+    (folder / "first_tokens.py").write_text(NEW_SCORER)
+    (folder / "scorer").mkdir()
+    (folder / "scorer" / "first_tokens.yaml").write_text(
+        "_target_: first_tokens.FirstTokens\nstep: 1  # of rank\n"
+    )
+    monkeypatch.syspath_prepend(str(folder))
+    known = ["--config-dir", str(folder), *SMALL, f"model.path={random_model_folder}"]
+    done = cli("run", *known, "method=snapkv", "scorer=first_tokens")
+    assert done.code == 0, done.err
+    (result,) = tmp_path.rglob("result.json")
+    assert json.loads(result.read_text())["label"]["scorer"] == "first_tokens"
+    assert "must be a whole number" in cli("run", *known, "scorer=first_tokens", "scorer.step=x").err
 
 
 def test_an_invalid_grid_exits_with_2_and_one_line_per_mistake(cli, model, tmp_path):

@@ -50,8 +50,7 @@ def _measured(store: Store) -> Measured:
     for result in store.results():
         group: dict[str, Any] = result.get("group") or {}
         if group.get("wall_s") and group.get("samples_timed"):
-            key = (result["label"]["model"], result["label"]["task"])
-            measured.setdefault(key, []).append(
+            measured.setdefault(_names(result["label"]), []).append(
                 (int(group["cells"]), group["wall_s"] / group["samples_timed"])
             )
     return measured
@@ -59,7 +58,7 @@ def _measured(store: Store) -> Measured:
 
 def _estimate(job: Sequence[Cell], measured: Measured) -> float | None:
     """Time of the measured group whose number of cells is nearest, scaled up where the job has more."""
-    known = measured.get((job[0].label["model"], job[0].label["task"]))
+    known = measured.get(_names(job[0].label))
     if not known:
         return None
     cells, per_sample_s = min(known, key=lambda one: abs(one[0] - len(job)))
@@ -69,3 +68,8 @@ def _estimate(job: Sequence[Cell], measured: Measured) -> float | None:
 def count(number: int, noun: str) -> str:
     """'1 cell', '2 cells'."""
     return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def _names(label: dict[str, Any]) -> tuple[str, str]:
+    """Model and task, without what tells cells of one sweep apart."""
+    return label["model"].split()[0], label["task"].split()[0]
