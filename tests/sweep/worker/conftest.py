@@ -153,3 +153,8 @@ def undisturbed(
 def copied(undisturbed: Callable[[str], Path], tmp_path: Path) -> Path:
     """A copy of the undisturbed float32 store, to damage."""
     return Path(shutil.copytree(undisturbed("float32"), tmp_path / "copy"))
+
+
+@pytest.fixture
+def worker_settings() -> list[str]:
+    return SETTINGS
