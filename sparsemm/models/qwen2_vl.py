@@ -6,9 +6,7 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import AutoTokenizer, Qwen2VLForConditionalGeneration, Qwen2VLImageProcessorPil
 
-from sparsemm.engine.attention import use_ragged_attention
 from sparsemm.methods.base import ModelShape
 from sparsemm.models.base import DTYPES, LoadedModel, ModelAdapter, Prompt
 
@@ -46,6 +44,11 @@ class LoadedQwen2VL(LoadedModel):
     """Qwen2-VL in memory. The image processor is used directly: the joint processor needs torchvision."""
 
     def __init__(self, adapter: Qwen2VL, device: torch.device):
+        # planning reads shapes only: transformers, seconds to import, is for workers
+        from transformers import AutoTokenizer, Qwen2VLForConditionalGeneration, Qwen2VLImageProcessorPil
+
+        from sparsemm.engine.attention import use_ragged_attention
+
         folder = str(adapter.folder)
         kwargs: dict[str, Any] = {"local_files_only": True}
         model = Qwen2VLForConditionalGeneration.from_pretrained(

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from sparsemm.config import (
@@ -20,6 +21,7 @@ from sparsemm.paths import resolve
 NUMERICS = 1  # raise it when a change of the code changes results
 SECTIONS = ("model", "method", "scorer", "allocator", "task", "engine")
 NAMES_ONLY = ("name", "path", "revision", "head_scores")  # what they lead to is in the identity as content
+PATHS = ("path", "head_scores")  # keys that hold paths of this machine
 ROWS_MATTER = ("bfloat16", "float16")  # there a matrix product depends on the number of rows
 
 
@@ -51,7 +53,7 @@ class CellMaker:
         identity = {**shared, "method": self._method_identity(settings)}
         return Cell(
             fingerprint=digest(identity)[:20],
-            settings={name: settings[name] for name in SECTIONS},
+            settings={name: _with_absolute_paths(settings[name]) for name in SECTIONS},
             identity=identity,
             group=digest(shared)[:20],
             label=_label(settings, identity),
@@ -145,6 +147,18 @@ def file_digest(path: str) -> str:
         return hashlib.sha256(resolve(path).read_bytes()).hexdigest()
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror}). Check the path.") from error
+
+
+def _with_absolute_paths(node: Any) -> Any:
+    """A worker may start in another folder than the command."""
+    if isinstance(node, Mapping):
+        return {
+            key: str(Path(value).expanduser().absolute())
+            if key in PATHS and isinstance(value, str) and "://" not in value
+            else _with_absolute_paths(value)
+            for key, value in node.items()
+        }
+    return node
 
 
 def _checked(checkable: Any) -> Any:
