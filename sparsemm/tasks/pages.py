@@ -179,9 +179,12 @@ class _Pen:
         return list(found)
 
     def put(self, text: str, left: int, top: int, font: FreeTypeFont) -> Word:
-        x0, y0, x1, y1 = font.getbbox(text)
-        self.draw.text((left - x0, top - y0), text, font=font, fill=self.ink)
-        return Word(text, (left, top, left + int(x1 - x0), top + int(y1 - y0)))
+        x, y = left - int(font.getbbox(text)[0]), top - int(font.getbbox(text)[1])
+        self.draw.text((x, y), text, font=font, fill=self.ink)
+        mask, (dx, dy) = font.getmask2(text, "L")
+        ink = mask.getbbox()  # font.getbbox would count the blank beside the glyphs
+        highest = max(0, y + dy + ink[1])  # STIX digits pass the upper edge of a chart by a pixel
+        return Word(text, (x + dx + ink[0], highest, x + dx + ink[2], y + dy + ink[3]))
 
     def lines(self) -> tuple[list[Word], list[tuple[str, str]]]:
         """Entries "key: value" (or single words) on rows, with free space shared out at random."""
@@ -224,11 +227,9 @@ class _Pen:
                 base = top + (height - _height(font)) // 2
                 if keys:
                     key = self.put(f"{keys[entry]}:", left, base + _drop(font, f"{keys[entry]}:"), font)
-                    value_left = key.box[2] + _space(font)
-                    words += [
-                        key,
-                        self.put(values[entry], value_left, base + _drop(font, values[entry]), font),
-                    ]
+                    value_left = left + _width(font, f"{keys[entry]}:") + _space(font)
+                    value = self.put(values[entry], value_left, base + _drop(font, values[entry]), font)
+                    words += [key, value]
                     pairs.append((keys[entry], values[entry]))
                 else:
                     words.append(self.put(values[entry], left, base + _drop(font, values[entry]), font))
@@ -264,12 +265,8 @@ class _Pen:
             half = max(2, pitch // 4)
             shade = rng.randint(90, 200)
             self.draw.rectangle((center - half, floor - bar, center + half, floor - 1), fill=shade)
-            label = str(value)
-            tops.append(
-                self.put(
-                    label, center - _width(font, label) // 2, floor - bar - line + _drop(font, label), font
-                )
-            )
+            label, above = str(value), floor - bar - line
+            tops.append(self.put(label, center - _width(font, label) // 2, above + _drop(font, label), font))
             bottoms.append(self.put(key, center - _width(font, key) // 2, floor + 2 + _drop(font, key), font))
         self.draw.line((0, floor, self.width, floor), fill=self.ink)
         return tops + bottoms, [(key, str(value)) for key, value in zip(keys, values, strict=True)]
