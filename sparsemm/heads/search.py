@@ -89,7 +89,8 @@ def score_page(loaded: LoadedModel, page: Page, max_new_tokens: int) -> tuple[Te
             "input_ids": torch.tensor([[token]], device=loaded.device),
             "position_ids": loaded.decode_positions(position),
         }
-    text = "".join(loaded.tokenizer.convert_ids_to_tokens(ids))
+    tokens = loaded.tokenizer.convert_ids_to_tokens(ids)  # None for ids that only fill up the vocabulary
+    text = "".join(token if token and len(token) == 1 else "\ufffd" for token in tokens)
     matched = hits = 0
     for look, span in zip(looks, words_being_read(text, page), strict=False):
         if span is None:
