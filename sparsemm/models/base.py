@@ -101,11 +101,15 @@ class ModelAdapter(ABC):
                 "Give a folder saved by save_pretrained."
             )
         try:
-            config: dict[str, Any] = json.loads(file.read_text())
-        except json.JSONDecodeError as error:
+            config = json.loads(file.read_text())
+        except ValueError as error:
             raise ValueError(
                 f"model.path={self.path}: config.json is not valid JSON ({error}). Save the model again."
             ) from None
+        if not isinstance(config, dict):
+            raise ValueError(
+                f"model.path={self.path}: config.json is not a model's configuration. Save the model again."
+            )
         return config
 
     def content_id(self) -> str:

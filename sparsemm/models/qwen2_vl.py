@@ -26,13 +26,18 @@ class Qwen2VL(ModelAdapter):
                 "Choose its adapter."
             )
         text = config.get("text_config", config)
-        heads = int(text["num_attention_heads"])
-        return ModelShape(
-            int(text["num_hidden_layers"]),
-            heads,
-            int(text["num_key_value_heads"]),
-            int(text["hidden_size"]) // heads,
-        )
+        try:
+            heads = int(text["num_attention_heads"])
+            return ModelShape(
+                int(text["num_hidden_layers"]),
+                heads,
+                int(text["num_key_value_heads"]),
+                int(text["hidden_size"]) // heads,
+            )
+        except KeyError as missing:
+            raise ValueError(
+                f"model.path={self.path}: config.json has no {missing}. Save the model again."
+            ) from None
 
     def load(self, device: torch.device) -> "LoadedQwen2VL":
         """Read the weights."""
