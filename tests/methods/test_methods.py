@@ -178,3 +178,11 @@ def test_counts_of_one_allocator_are_never_taken_for_another(head_scores, shape)
     ]
     assert len({tuple(each.flatten().tolist()) for each in counts}) == len(allocators)
     assert len(set(allocators)) == len(allocators)
+
+
+def test_a_head_that_looks_only_at_the_window_gets_the_floor():
+    """Its scores are all zero in float32; it must not win the layer's competition."""
+    ranked = torch.rand(3, 50).sort(dim=1, descending=True).values
+    ranked[1] = 0.0
+    wishes = Adaptive(floor=0.2).layer_wishes(ranked, 10)
+    assert wishes[1] == 2 and bool((wishes[[0, 2]] > 5).all())

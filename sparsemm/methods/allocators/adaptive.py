@@ -28,7 +28,8 @@ class Adaptive(Allocator):
     def layer_wishes(self, ranked: Tensor, capacity: int) -> Tensor:
         """[H] float64; see `Allocator.layer_wishes`."""
         heads, candidates = ranked.shape
-        scale = ranked[:, :capacity].sum(1) / ranked.sum(1)
+        total = ranked.sum(1).clamp_min(torch.finfo(ranked.dtype).tiny)  # 0 where the window takes it all
+        scale = ranked[:, :capacity].sum(1) / total
         best = torch.sort((ranked * scale[:, None]).flatten(), descending=True, stable=True).indices[
             : heads * capacity
         ]
