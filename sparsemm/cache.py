@@ -122,6 +122,11 @@ class RaggedLayer(CacheLayerMixin):
                     )
                 k, v, q = k[:, shift:], v[:, shift:], q[:, shift:]
             kept = self.selector.select(self.index, q, k, v, scaling)
+            if not self.hold and len(kept.lengths) != 1:
+                raise ValueError(
+                    f"RaggedCache: {len(kept.lengths)} methods make {len(kept.lengths)} rows of one prompt. "
+                    "Give the selector one method, or decode them together with Engine."
+                )
             self.held.append(Kept(kept.keys, kept.values, kept.tokens + shift, kept.lengths))
         if not self.hold:
             self.settle(self.room)

@@ -130,6 +130,14 @@ def test_a_model_that_was_not_prepared_is_refused(prompts, ragged, as_inputs, fu
         generate(plain, as_inputs(prompts[0]), ragged(full))
 
 
+def test_several_methods_are_refused(loaded, prompts, as_inputs, full, make_method):
+    cache = RaggedCache(Selector([full, make_method("snapkv", 9)], loaded.shape), loaded.shape.layers)
+    with pytest.raises(
+        ValueError, match=r"2 methods make 2 rows of one prompt. Give the selector one method"
+    ):
+        generate(loaded, as_inputs(prompts[0]), cache)
+
+
 def test_beam_search_is_refused(loaded, prompts, ragged, as_inputs, full):
     with pytest.raises(NotImplementedError, match=r"does not support beam search. Use num_beams=1"):
         generate(loaded, as_inputs(prompts[0]), ragged(full), num_beams=2)
