@@ -279,28 +279,17 @@ def train(settings: Settings) -> None:
             break
     keep()
     save(model.eval(), tokenizer, pixels=1024 * 1024, folder=out / "model")
-    (out / "training.json").write_text(
-        json.dumps(
-            {
-                "settings": asdict(settings),
-                "steps": step,
-                "spent_s": round(spent_s),
-                "torch": torch.__version__,
-            },
-            indent=1,
-        )
-    )
+    report = {"settings": asdict(settings), "steps": step, "spent_s": round(spent_s)}
+    report["torch"] = torch.__version__
+    (out / "training.json").write_text(json.dumps(report, indent=1))
 
 
 def main(arguments: list[str]) -> None:
     """Parse key=value arguments and train."""
     from omegaconf import OmegaConf
 
-    train(
-        OmegaConf.to_object(
-            OmegaConf.merge(OmegaConf.structured(Settings), OmegaConf.from_dotlist(arguments))
-        )
-    )  # type: ignore[arg-type]
+    settings = OmegaConf.merge(OmegaConf.structured(Settings), OmegaConf.from_dotlist(arguments))
+    train(OmegaConf.to_object(settings))
 
 
 if __name__ == "__main__":
