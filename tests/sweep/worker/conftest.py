@@ -14,7 +14,6 @@ import torch
 from sparsemm.results.store import Store
 from sparsemm.sweep.jobs import group_into_jobs, write_job
 from sparsemm.sweep.sweeper import make_grid
-from sparsemm.sweep.worker import run_job
 
 SETTINGS = [
     "method.window=4", "engine.device=cpu", "engine.threads=1", "engine.batch_prompts=2", "engine.rows=6",
@@ -54,13 +53,11 @@ def make_job(make_composer: Any, model: list[str]) -> Callable[..., Path]:
     return make
 
 
-def _work(job_file: Path, stale_s: float, log: Path) -> None:
-    import os
-    import sys
-
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(descriptor, 2)
-    sys.exit(run_job(job_file, stale_s))
+WORK = """
+import os, sys
+os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
+sys.exit(run_job(job_file, stale_s))
+"""
 
 
 class Worker:
@@ -70,7 +67,9 @@ class Worker:
 
     def __init__(self, job_file: Path, stale_s: float, log: Path) -> None:
         self.log = log
-        self.process: ForkServerProcess = self.context.Process(target=_work, args=(job_file, stale_s, log))
+        self.process: ForkServerProcess = self.context.Process(
+            target=exec, args=(WORK, {"job_file": job_file, "stale_s": stale_s, "log": log})
+        )  # source, as the tests cannot be imported in another process
         self.process.start()
         self.pid = self.process.pid
 

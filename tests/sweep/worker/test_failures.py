@@ -183,7 +183,7 @@ def test_a_disk_that_is_full_from_the_start_is_a_clear_error(sparsemm, small_dis
 def test_a_disk_that_fills_up_in_the_middle_changes_no_answer(
     small_disk, tmp_path, make_job, start, look, count_lines
 ):
-    job, calm = make_job(small_disk, "task.limit=40"), make_job(tmp_path / "calm", "task.limit=40")
+    job, calm = make_job(small_disk, "task.limit=24"), make_job(tmp_path / "calm", "task.limit=24")
     assert start(calm).wait() == 0
     worker = start(job)
     while count_lines(small_disk) < 40 and worker.process.is_alive():

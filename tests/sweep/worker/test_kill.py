@@ -11,7 +11,7 @@ import pytest
 
 from sparsemm.results.store import Store
 
-LONG = "task.limit=40"  # pages, for tests in which two workers must meet
+LONG = "task.limit=24"  # pages, for tests in which two workers must meet
 
 
 def until(condition: Callable[[], object], what: str, seconds: float = 30) -> None:
@@ -80,7 +80,7 @@ def test_a_worker_that_is_stopped_and_woken_loses_and_doubles_nothing(
     assert (first.wait(), second.wait()) == (0, 0)
     assert look(root) == look(tmp_path / "calm")
     for result in Store(root).results():
-        assert result["samples"] == 80
+        assert result["samples"] == 48
 
 
 def test_two_workers_on_one_sweep_share_it_without_doing_anything_twice(
@@ -95,7 +95,7 @@ def test_two_workers_on_one_sweep_share_it_without_doing_anything_twice(
     assert (first.wait(), second.wait()) == (0, 0)
     assert "7 cells are run by" in second.log.read_text()
     assert look(root) == look(tmp_path / "calm")
-    assert count_lines(root) == 7 * (80 + 1), "one file with every sample once and its header"
+    assert count_lines(root) == 7 * (48 + 1), "one file with every sample once and its header"
 
 
 def test_two_workers_that_start_at_once_share_the_cells(tmp_path, undisturbed, make_job, start, look):
