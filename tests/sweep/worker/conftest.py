@@ -55,6 +55,7 @@ def make_job(make_composer: Any, model: list[str]) -> Callable[..., Path]:
 
 WORK = """
 import os, sys
+from sparsemm.sweep.worker import run_job
 os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
 sys.exit(run_job(job_file, stale_s))
 """
@@ -77,6 +78,8 @@ class Worker:
         """Exit code; the number of failed cells where nothing else went wrong."""
         self.process.join(60)
         assert self.process.exitcode is not None, "the worker did not end\n" + self.log.read_text()
+        if self.process.exitcode:
+            print(self.log.read_text())  # pytest shows it where the test fails
         return self.process.exitcode
 
     def kill(self) -> None:
