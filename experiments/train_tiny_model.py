@@ -44,12 +44,12 @@ STAGES = (
     Stage(96, 16, (1, 1), 64, 0.72),
     Stage(96, 32, (2, 2), 48, 0.80),
     Stage(112, 64, (3, 5), 32, 0.77),
-    Stage(144, 96, (4, 8), 24, 0.82),
-    Stage(176, 160, (6, 12), 16, 0.86),
-    Stage(208, 208, (8, 14), 16, 0.89),
-    Stage(256, 256, (10, 16), 12, 2.0),
+    Stage(176, 128, (4, 7), 24, 0.82),
+    Stage(192, 176, (6, 10), 16, 0.86),
+    Stage(224, 208, (8, 12), 16, 0.88),
+    Stage(256, 256, (10, 13), 12, 2.0),
 )
-MIX = {"document": 0.72, "chart": 0.14, "words": 0.14}  # share of the steps, from the fourth stage on
+MIX = {"document": 0.8, "chart": 0.1, "words": 0.1}  # share of the steps, from the fourth stage on
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def make_batch(seed: int, step: int, stage_index: int) -> Batch:
     entries = (stage.entries[0], max(stage.entries)) if kind != "chart" else (3, 8)
     if kind == "words":
         entries = (2, max(3, stage.entries[1] // 2))
-    size = (11, 14) if stage_index == 0 else (13, 18)
+    size = ((11, 14), (13, 18), (13, 18))[stage_index] if stage_index < 3 else (15, 20)
     spec = PageSpec(kind=kind, width=stage.width, height=stage.height, entries=entries, font_size=size)  # type: ignore[arg-type]
     reading = kind == "words" or rng.random() < 0.35
     tokenizer = build_tokenizer()
@@ -162,7 +162,7 @@ def batches(settings: Settings, step: int, stage: list[int]) -> Iterator[tuple[i
                 rng = random.Random(f"{settings.seed}/{step}")
                 now = stage[0]
                 index = (
-                    rng.randint(0, now - 1)
+                    rng.randint(max(0, now - 2), now - 1)
                     if now and rng.random() < (0.2 if now < settings.last_stage else 0.12)
                     else now
                 )

@@ -114,7 +114,7 @@ def search(settings: Settings) -> dict[str, Any]:
     )
     loaded = adapter.load(torch.device("cpu"))
     loaded.model.set_attn_implementation({"text_config": "eager", "vision_config": "sdpa"})
-    spec = PageSpec("document", settings.width, settings.height, (settings.entries,) * 2, (13, 18))
+    spec = PageSpec("document", settings.width, settings.height, (settings.entries,) * 2, (16, 19))
     total, counts, images = torch.zeros(loaded.shape.layers, loaded.shape.query_heads), [], []
     for index in tqdm(range(settings.pages), desc="reading", unit="page"):
         page = make_page("heads", spec, index)

@@ -21,7 +21,7 @@ Kind = Literal["document", "words", "chart"]
 LETTERS = "abcdefghjkmnpqrstuvwxyz"  # i, l and o look like digits
 DIGITS = "0123456789"
 # matplotlib ships these files, so that every machine draws the same glyphs; "aileron" is Pillow's own.
-SHARED_FONTS = ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSansMono", "DejaVuSerif", "STIXGeneral", "aileron")
+SHARED_FONTS = ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSansMono", "DejaVuSerif", "aileron")
 EVAL_ONLY_FONTS = ("DejaVuSerif-Bold",)
 
 
@@ -56,7 +56,7 @@ class PageSpec:
     width: int = 256  # pixels
     height: int = 256  # pixels
     entries: tuple[int, int] = (12, 12)  # fewest and most entries, inclusive
-    font_size: tuple[int, int] = (12, 17)  # pixels, inclusive
+    font_size: tuple[int, int] = (16, 19)  # pixels, inclusive
     contrast: tuple[int, int] = (120, 255)  # grey levels between ink and paper, inclusive
     fonts: tuple[str, ...] = ()  # empty: all that the namespace may use
 

@@ -121,7 +121,7 @@ def test_bars_are_as_high_as_their_values():
     "change",
     [
         {"width": 320}, {"height": 320}, {"entries": (2, 2)}, {"font_size": (20, 22)},
-        {"contrast": (40, 60)}, {"fonts": ("STIXGeneral",)},
+        {"contrast": (40, 60)}, {"fonts": ("aileron",)},
     ],
 )  # fmt: skip
 def test_every_knob_changes_the_page(kind, change):
