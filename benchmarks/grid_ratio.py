@@ -1,8 +1,8 @@
-"""How much a whole grid costs beside its full-cache cell alone: 5 methods x 6 budgets + full, in one process.
+"""What a whole grid costs beside its full-cache cell alone: 5 methods x 6 budgets + full, in one process.
 
     python benchmarks/grid_ratio.py [model folder] [batch of prompts]
 
-Both sides run the same prompts through the same engine in turn; the figure is the median of the rounds' ratios.
+Both sides run the same prompts through the same engine in turn; the figure is the median over rounds.
 Also printed: how many of the grid's answers differ from each cell answered alone.
 """
 
@@ -79,16 +79,13 @@ def main() -> None:
         for p in range(batch)
         for c in range(len(methods))
     )
-    print(
-        f"{len(methods)} cells, {PROMPTS} prompts of {prompts[0].tokens} tokens, batches of {batch}, {ROUNDS} rounds"
-    )
+    print(f"{len(methods)} cells, {PROMPTS} prompts of {prompts[0].tokens} tokens in batches of {batch}")
+    print(f"medians of {ROUNDS} rounds, both sides in turn")
     print(f"grid / full cache alone: {ratio:.2f} (31 separate runs: about 31)")
     print(f"per prompt: {one_ms:.1f} ms alone, {grid_ms:.1f} ms for the grid")
     print(f"answers that differ from the cell answered alone: {differ} of {batch * len(methods)}")
-    print(
-        f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
-        f"transformers {transformers.__version__}, Python {platform.python_version()}"
-    )
+    print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads")
+    print(f"torch {torch.__version__}, transformers {transformers.__version__}")
 
 
 if __name__ == "__main__":
