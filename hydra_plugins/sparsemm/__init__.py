@@ -20,7 +20,7 @@ class SparseMMSweeperConf:
     params: dict[str, str] | None = None  # the grid of an experiment; the command line replaces equal keys
 
 
-class SparseMMSweeper(Sweeper):  # type: ignore[misc]
+class SparseMMSweeper(Sweeper):
     """Expands, validates and groups a grid of cells before anything starts (sparsemm.sweep.sweeper)."""
 
     def __init__(self, action: str, fast: bool, params: dict[str, str] | None) -> None:
