@@ -48,7 +48,9 @@ STAGES = (
     Stage(192, 176, (6, 10), 16, 0.86),
     Stage(224, 208, (8, 12), 16, 0.88),
     Stage(256, 256, (10, 13), 12, 2.0),
+    Stage(384, 384, (12, 24), 5, 2.0),  # mixed into the last stage, so that larger pages are read as well
 )
+LAST = len(STAGES) - 2
 MIX = {"document": 0.8, "chart": 0.1, "words": 0.1}  # share of the steps, from the fourth stage on
 
 
@@ -76,9 +78,7 @@ class Settings:
     device: str = "cpu"
     threads: int = 2
     save_every_s: float = 300.0
-    last_stage: int = len(STAGES) - 1
-    init: str = ""  # a checkpoint folder to start from, for more training
-    first_stage: int = 0
+    last_stage: int = LAST
 
 
 def patches(images: np.ndarray) -> np.ndarray:
@@ -153,6 +153,14 @@ def initialise(model: nn.Module) -> None:
         nn.init.normal_(weight, std=std)
 
 
+def choose_stage(rng: random.Random, now: int) -> int:
+    """Mostly the present stage; sometimes one of the two before it, and at the end the largest page."""
+    draw = rng.random()
+    if now == LAST and draw < 0.15:
+        return LAST + 1
+    return rng.randint(max(0, now - 2), now - 1) if now and draw < 0.2 else now
+
+
 def batches(settings: Settings, step: int, stage: list[int]) -> Iterator[tuple[int, Batch]]:
     """(stage index, batch) for every step, made in another process a few steps ahead."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
@@ -160,12 +168,7 @@ def batches(settings: Settings, step: int, stage: list[int]) -> Iterator[tuple[i
         while True:
             while len(ahead) < 4:
                 rng = random.Random(f"{settings.seed}/{step}")
-                now = stage[0]
-                index = (
-                    rng.randint(max(0, now - 2), now - 1)
-                    if now and rng.random() < (0.2 if now < settings.last_stage else 0.12)
-                    else now
-                )
+                index = choose_stage(rng, stage[0])
                 ahead.append((index, pool.submit(make_batch, settings.seed, step, index)))
                 step += 1
             index, future = ahead.pop(0)
@@ -190,17 +193,12 @@ def train(settings: Settings) -> None:
         betas=(0.9, 0.98),
     )
     checkpoint = out / "checkpoint.pt"
-    step, spent_s, stage = 0, 0.0, [settings.first_stage]
+    step, spent_s, stage = 0, 0.0, [0]
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True, map_location=settings.device)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         step, spent_s, stage = state["step"], state["spent_s"], [state["stage"]]
-    elif settings.init:
-        start = torch.load(
-            Path(settings.init) / "checkpoint.pt", weights_only=True, map_location=settings.device
-        )
-        model.load_state_dict(start["model"])
 
     def keep() -> None:
         state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
@@ -278,7 +276,7 @@ def train(settings: Settings) -> None:
         if spent_s >= budget_s:
             break
     keep()
-    save(model.eval(), tokenizer, pixels=1024 * 1024, folder=out / "model")
+    save(model.eval().half(), tokenizer, pixels=1024 * 1024, folder=out / "model")
     report = {"settings": asdict(settings), "steps": step, "spent_s": round(spent_s)}
     report["torch"] = torch.__version__
     (out / "training.json").write_text(json.dumps(report, indent=1))

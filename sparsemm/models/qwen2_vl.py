@@ -51,9 +51,11 @@ class LoadedQwen2VL(LoadedModel):
     def __init__(self, adapter: Qwen2VL, device: torch.device):
         # planning reads shapes only: transformers, seconds to import, is for workers
         from transformers import AutoTokenizer, Qwen2VLForConditionalGeneration, Qwen2VLImageProcessorPil
+        from transformers.utils.logging import disable_progress_bar
 
         from sparsemm.engine.attention import use_ragged_attention
 
+        disable_progress_bar()  # the worker shows its own
         folder = str(adapter.folder)
         kwargs: dict[str, Any] = {"local_files_only": True}
         model = Qwen2VLForConditionalGeneration.from_pretrained(
