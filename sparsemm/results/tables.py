@@ -99,9 +99,13 @@ def build_tables(
     expected_labels: Iterable[Mapping[str, Any]] = (),
     claim: Claim | None = None,
 ) -> list[Table]:
-    """Lay the results out; labels that are expected and not there leave an empty place."""
+    """Lay the results out; labels that are expected and not there leave an empty place.
+
+    Labels tell cells apart: the sweep makes them so (sparsemm.sweep.cells.with_distinct_labels).
+    """
     claim = claim or Claim(title="", sentence="")
-    found = _told_apart(list(results))
+    found = list(results)
+    assert len({_label_key(result["label"]) for result in found}) == len(found), "equal labels"
     missing = missing_labels([result["label"] for result in found], expected_labels)
     places: dict[tuple[str, str], list[tuple[Mapping[str, Any], Result | None]]] = defaultdict(list)
     for result in found:
@@ -159,44 +163,7 @@ def frame(tables: Sequence[Table]) -> pd.DataFrame:
 
 
 def _label_key(label: Mapping[str, Any]) -> str:
-    return json.dumps(
-        {key: label[key] for key in label if not key.startswith(".")}, sort_keys=True, default=str
-    )
-
-
-def _told_apart(results: list[Result]) -> list[Result]:
-    """Add to equal labels what tells their cells apart (such as .task.limit), as keys with a leading dot."""
-    groups: dict[str, list[Result]] = defaultdict(list)
-    for result in results:
-        groups[_label_key(result["label"])].append(result)
-    keys: set[str] = set()
-    for group in groups.values():
-        if len(group) > 1:
-            flat = [_flat(result.get("identity") or {}) for result in group]
-            names = {name for leaves in flat for name in leaves}
-            differing = {name for name in names if len({str(leaves.get(name)) for leaves in flat}) > 1}
-            if len({tuple(str(leaves.get(name)) for name in sorted(differing)) for leaves in flat}) < len(
-                group
-            ):
-                fingerprints = ", ".join(result["fingerprint"] for result in group)
-                raise ValueError(
-                    f"results={fingerprints}: equal label and identity, so a table cannot tell them apart. "
-                    "Remove all but one of these cells' folders from the store."
-                )
-            keys |= differing
-    if not keys:
-        return results
-    return [
-        {**result, "label": {**result["label"], **{key: _flat(result["identity"]).get(key) for key in keys}}}
-        for result in results
-    ]
-
-
-def _flat(value: Any, name: str = "") -> dict[str, Any]:
-    if isinstance(value, Mapping):
-        parts = (_flat(inner, f"{name}.{key}" if name else f".{key}") for key, inner in value.items())
-        return {key: leaf for part in parts for key, leaf in part.items()}
-    return {name: value}
+    return json.dumps(dict(label), sort_keys=True, default=str)
 
 
 def _table(
@@ -208,9 +175,7 @@ def _table(
     }
     cells: dict[tuple[Row, Any], list[Result]] = defaultdict(list)
     for label, result in places:
-        row = Row(
-            label["method"], tuple((key.lstrip("."), label.get(key)) for key in varying[label["method"]])
-        )
+        row = Row(label["method"], tuple((key, label.get(key)) for key in varying[label["method"]]))
         cells[row, label.get(claim.columns)] += [result] if result else []
     rank = {method: number for number, method in enumerate(claim.methods)}
     rows = sorted(

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -22,6 +23,8 @@ NUMERICS = 1  # raise it when a change of the code changes results
 SECTIONS = ("model", "method", "scorer", "allocator", "task", "engine")
 NAMES_ONLY = ("name", "path", "revision", "head_scores")  # what they lead to is in the identity as content
 PATHS = ("path", "head_scores")  # keys that hold paths of this machine
+DIGESTS = (("model", "content"), ("task", "data"))  # in a label only where nothing readable tells cells apart
+SHOWN = 16  # hex digits of a digest in a label
 ROWS_MATTER = ("bfloat16", "float16")  # there a matrix product depends on the number of rows
 
 
@@ -124,9 +127,11 @@ def with_distinct_labels(cells: list[Cell]) -> list[Cell]:
         leaves = [dict(_leaves(cell.identity)) for cell in group]
         keys = dict.fromkeys(key for leaf in leaves for key in leaf)
         differing = [key for key in keys if len({canonical(leaf.get(key)) for leaf in leaves}) > 1]
-        told = [key for key in differing if key not in (("model", "content"), ("task", "data"))] or differing
+        named_keys = [key for key in differing if key not in DIGESTS]
+        several = len({canonical([leaf.get(key) for key in named_keys]) for leaf in leaves}) < len(group)
         for cell, leaf in zip(group, leaves, strict=True):
-            named[cell.fingerprint] = replace(cell, label=_told_apart(cell.label, leaf, told))
+            label = _told_apart(cell.label, leaf, differing if several else named_keys)
+            named[cell.fingerprint] = replace(cell, label=label)
     return [named[cell.fingerprint] for cell in cells]
 
 
@@ -216,7 +221,9 @@ def _told_apart(
     label = dict(label)
     for section, *rest in keys:
         place = section if section in ("model", "task") else "method"
-        label[place] = f"{label[place]} {'.'.join(rest)}={str(leaves.get((section, *rest)))[:16]}"
+        text = str(leaves.get((section, *rest)))
+        text = text[:SHOWN] if re.fullmatch("[0-9a-f]{32,}", text) else text
+        label[place] = f"{label[place]} {'.'.join(rest)}={text}"
     return label
 
 

@@ -122,14 +122,6 @@ def test_window_that_is_the_budget_does_not_split_the_row(make: Maker) -> None:
     assert [table.name(row) for row in table.rows] == ["Window"]
 
 
-def test_cells_that_only_their_identity_tells_apart_get_rows_of_their_own(make: Maker) -> None:
-    limits = [make("snapkv", 8, 0.5, identity={"task": {"limit": limit}}) for limit in (40, 80)]
-    table = only(limits)
-    assert [table.name(row) for row in table.rows] == ["SnapKV (task.limit 40)", "SnapKV (task.limit 80)"]
-    with pytest.raises(ValueError, match="cannot tell them apart"):
-        build_tables([limits[0], limits[0]])
-
-
 def test_any_key_of_the_label_can_tell_rows_apart(make: Maker, make_label: Maker) -> None:
     results = [make("snapkv", 8, 0.5)]
     results[0]["label"]["pool_kernel"] = 5

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,6 @@ def test_what_cannot_change_the_result_does_not_change_the_fingerprint(cells, sa
     "different",
     [
         "model.dtype=bfloat16",
-        "model.attention=eager",
         "model.image_pixels=4096",
         "budget=65",
         "budget=64%",
@@ -132,6 +132,22 @@ def test_labels_tell_cells_apart(cells):
         (f"documents limit={n}", f"snapkv scorer.pool_kernel={k}") for n in (2, 3) for k in (3, 5)
     }
     assert with_distinct_labels(cells("method=snapkv"))[0].label["method"] == "snapkv"
+
+
+def test_labels_tell_cells_apart_that_only_their_weights_or_long_names_do(cells, model_folder, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_bytes((model_folder / "config.json").read_bytes())
+        (tmp_path / name / "model.safetensors").write_text(name)
+    paths = f"model.path={tmp_path}/a,{tmp_path}/b"
+    found = cells("method=snapkv", paths, "scorer.pool_kernel=3,5")
+    assert len({(cell.label["model"], cell.label["method"]) for cell in found}) == len(found) == 4
+    (first, _) = found = cells("method=snapkv")[0], cells("method=snapkv", "budget=65")[0]
+    alike = [
+        replace(one, label=first.label, identity={"method": {"note": "the same beginning, " + end}})
+        for one, end in zip(found, "ab", strict=True)
+    ]
+    assert len({cell.label["method"] for cell in with_distinct_labels(alike)}) == 2
 
 
 @pytest.mark.parametrize(
