@@ -31,6 +31,10 @@ READERS = 8  # threads of the bulk reader: a network file system answers them si
 _SAMPLES = re.compile(r"samples-(\d+)\.jsonl")
 
 
+class NewerResult(ValueError):
+    """A result that a newer version wrote."""
+
+
 @dataclass(frozen=True)
 class Samples:
     """The sample records of a cell, merged over its attempts and ordered by index."""
@@ -170,7 +174,7 @@ class Store:
     reports: Path = field(init=False)
 
     def __post_init__(self) -> None:
-        root = Path(self.root).absolute()
+        root = Path(self.root).expanduser().absolute()
         object.__setattr__(self, "root", root)
         for name in ("cells", "workers", "sweeps", "reports"):
             object.__setattr__(self, name, root / name)
@@ -183,8 +187,14 @@ class Store:
         """Return the cells that have a folder, ordered."""
         return sorted(name for part in _names(self.cells) for name in _names(self.cells / part))
 
-    def results(self, fingerprints: Iterable[str] | None = None) -> list[dict[str, Any]]:
-        """Read the finished results, of all cells or of these, in the order of the fingerprints."""
+    def results(
+        self, fingerprints: Iterable[str] | None = None, *, skip_newer: bool = False
+    ) -> list[dict[str, Any]]:
+        """Read the finished results, of all cells or of these, in the order of the fingerprints.
+
+        Raises:
+            ValueError: a newer version wrote one of them; with `skip_newer` it is left out instead.
+        """
         wanted = self.fingerprints() if fingerprints is None else list(fingerprints)
         paths = [self.cells / name[:2] / name / "result.json" for name in wanted]
         step = 64
@@ -192,9 +202,10 @@ class Store:
         found = []
         with ThreadPoolExecutor(READERS) as pool:
             for path, data in (pair for chunk in pool.map(_read_chunk, chunks) for pair in chunk):
-                result = _checked(parse_json(data), path.parent)
-                if result is not None:
-                    found.append(result)
+                result = parse_json(data)
+                with contextlib.suppress(NewerResult) if skip_newer else contextlib.nullcontext():
+                    result = _checked(result, path.parent)
+                    found += [result] if result else []
         return found
 
     def finished(self, fingerprints: Iterable[str]) -> set[str]:
@@ -211,7 +222,7 @@ def _checked(result: dict[str, Any] | None, folder: Path) -> dict[str, Any] | No
     if result is None or not isinstance(result.get("format"), int):
         return None
     if result["format"] > FORMAT:
-        raise ValueError(
+        raise NewerResult(
             f"{folder / 'result.json'}: format={result['format']}: this version reads up to {FORMAT}. "
             "A newer SparseMM wrote it: update this one, or give another output=FOLDER."
         )

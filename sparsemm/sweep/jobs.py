@@ -4,7 +4,7 @@ import json
 import subprocess
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,14 @@ class SweepRecord:
     cells: list[dict[str, Any]]  # fingerprint and label of each
     git: dict[str, Any]
     created: float
+
+    @classmethod
+    def of(cls, content: dict[str, Any] | None) -> "SweepRecord | None":
+        """A file's content; keys that a newer version added are ignored, and a file without ours is none."""
+        names = [field.name for field in fields(cls)]
+        if content is None or not content.keys() >= set(names):
+            return None
+        return cls(**{name: content[name] for name in names})
 
 
 def group_into_jobs(cells: Iterable[Cell]) -> list[list[Cell]]:
@@ -62,9 +70,8 @@ def write_job(store: Store, sweep: str, number: int, cells: Sequence[Cell], git:
 
 def last_sweep(store: Store) -> SweepRecord | None:
     """The sweep that was started last."""
-    found = [record for path in store.sweeps.glob("*/sweep.json") if (record := read_json(path))]
-    newest = max(found, key=lambda record: float(record["created"]), default=None)
-    return SweepRecord(**newest) if newest else None
+    found = (SweepRecord.of(read_json(path)) for path in store.sweeps.glob("*/sweep.json"))
+    return max(filter(None, found), key=lambda record: record.created, default=None)
 
 
 def run_composed(config: DictConfig) -> int:

@@ -47,7 +47,7 @@ def duration(seconds: float | None) -> str:
 
 def _measured(store: Store) -> Measured:
     measured: Measured = {}
-    for result in store.results():
+    for result in store.results(skip_newer=True):
         group: dict[str, Any] = result.get("group") or {}
         if group.get("wall_s") and group.get("samples_timed"):
             measured.setdefault(_names(result["label"]), []).append(

@@ -118,6 +118,11 @@ def test_results_skips_cells_that_are_not_there(store: Store) -> None:
     assert Store(store.root / "empty").results() == []
 
 
+def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert Store(Path("~/outputs")).cells == tmp_path / "outputs" / "cells"
+
+
 def test_config_is_yaml_for_people(store: Store) -> None:
     settings = {"budget": "10%", "model": {"name": "tiny", "revision": None}}
     store.cell(FP).write_config(settings)

@@ -1,4 +1,5 @@
 import json
+from dataclasses import asdict
 
 import pytest
 
@@ -44,6 +45,14 @@ def test_the_last_sweep_is_the_one_that_started_last(tmp_path):
     torn.parent.mkdir()
     torn.write_text('{"id": ')
     assert last_sweep(store) == _record("a", 3.0)
+
+
+def test_a_sweep_of_a_newer_version_can_be_looked_at(tmp_path):
+    store = Store(tmp_path)
+    for name, content in (("other", {"created": 9.0}), ("newer", asdict(_record("newer", 2.0)) | {"tag": 1})):
+        (store.sweeps / name).mkdir(parents=True)
+        (store.sweeps / name / "sweep.json").write_text(json.dumps(content))
+    assert last_sweep(store) == _record("newer", 2.0)
 
 
 @pytest.mark.parametrize("text", ["/plain/path", "/with space/a,b", "/it's/{here}=[x]", "/$(x)/\\'q"])

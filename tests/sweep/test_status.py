@@ -80,3 +80,12 @@ def test_a_plan_knows_the_time_only_where_the_store_has_measured(tmp_path, make_
         "tiny charts, 4 cells, unknown",
     }
     assert text[3].endswith("unknown")
+
+
+def test_a_newer_result_of_another_grid_does_not_stop_a_plan(tmp_path, make_composer, model):
+    store = Store(tmp_path)
+    cells = make_grid(make_composer(), [*model, "method=snapkv", "budget=40"]).cells
+    store.cell("ab" * 10).write_result({"label": LABEL, "group": GROUP, "format": 99})
+    assert "1 cell, 0 finished" in describe(store, cells, 1)
+    with pytest.raises(ValueError, match="format=99"):
+        store.results()
