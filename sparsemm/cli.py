@@ -1,6 +1,7 @@
 """The command line: verbs, each of which is one Hydra application with other arguments."""
 
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -17,6 +18,7 @@ from sparsemm.config import nearest, register_schemas
 from sparsemm.help import HELP, VERBS
 from sparsemm.results.files import StorageError
 from sparsemm.sweep.errors import CellsFailed, UnusableConfiguration, explain
+from sparsemm.sweep.status import program
 
 COMPLETION = ("-sc", "--shell-completion", "--shell_completion")
 ONCE = ("--cfg", "-c", "--info", "-i", "--help", "-h", "--hydra-help", "--run", "-r", *COMPLETION)  # no sweep
@@ -128,8 +130,8 @@ def _complete(arguments: Sequence[str]) -> int:
 
 def _unknown_verb(verb: str, rest: Sequence[str]) -> str:
     if "=" in verb:
-        return f"{verb}: a verb comes first. Try: sparsemm run {' '.join([verb, *rest])}"
-    known = f"There are: {', '.join(VERBS)}. See sparsemm --help."
+        return f"{verb}: a verb comes first. Try: {program()} run {shlex.join([verb, *rest])}"
+    known = f"There are: {', '.join(VERBS)}. See {program()} --help."
     return f"{verb}: there is no such verb.{nearest(verb, VERBS)} {known}"
 
 

@@ -13,7 +13,7 @@ examples
   sparsemm run +experiment=quickstart                            a small table in minutes
   sparsemm plan method=full,snapkv,sparsemm budget=64,128        what would run
   sparsemm run method=full,snapkv,sparsemm budget=64,128 task.limit=20
-  sparsemm run method=sparsemm budget=10% rho=0.1,0.3 task.limit=20
+  sparsemm run method=sparsemm budget=25% rho=0.1,0.3 task.limit=20
   sparsemm run method=snapkv scorer=recent task.limit=20         another scorer in a known method
   sparsemm status                                                the last sweep
   sparsemm report +experiment=quickstart
@@ -33,7 +33,7 @@ Exit code: 0 all done, 1 something failed, 2 the configuration cannot be used an
 
 examples
   sparsemm run +experiment=quickstart
-  sparsemm run method=full,sparsemm budget=64,10% task.limit=20
+  sparsemm run method=full,sparsemm budget=64,25% task.limit=20
   sparsemm run --cfg job method=sparsemm""",
     "plan": f"""\
 sparsemm plan [key=value ...]: the cells, how many are done, the jobs and their time. Starts nothing.
@@ -52,7 +52,7 @@ examples
   sparsemm status +experiment=quickstart watch=true""",
     "report": f"""\
 sparsemm report [key=value ...]: print the table and write it and the figure to outputs/reports/<name>;
-without a grid, of the last sweep.
+without a grid, of the last sweep. <name> is the experiment (or sweep) and a short code of other settings.
 {_GRID}
 
 examples

@@ -113,14 +113,16 @@ def _constant(table: Table) -> list[str]:
     lines = []
     for row in table.rows:
         entry = table.entries.get((row, None))
-        if entry and len(table.columns) > 0:
+        if entry:
             kept = [
                 show(value) for key, (_, show) in KEPT.items() if (value := getattr(entry, key)) is not None
             ]
             figures = (
                 f" It keeps {kept[0]} entries per head ({', '.join(kept[1:])})." if len(kept) == 3 else ""
             )
-            lines.append(f"{table.name(row)}: one run, shown in every column.{figures}")
+            lines.append(
+                f"{table.name(row)}: one run{', shown in every column' * bool(table.columns)}.{figures}"
+            )
     return lines
 
 

@@ -3,7 +3,7 @@
 import json
 import subprocess
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,9 +14,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from sparsemm.results.files import create_exclusively, read_json, storage_error
 from sparsemm.results.store import Store
-from sparsemm.sweep.cells import Cell, CellMaker, canonical
+from sparsemm.sweep.cells import Cell, CellMaker, canonical, digest
 from sparsemm.sweep.compose import plain_settings
 from sparsemm.sweep.errors import CellsFailed, UnusableConfiguration
+
+NOT_A_GRID = ("output", "watch")  # keys that choose no cells
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class SweepRecord:
     """sweep.json: what was asked for."""
 
     id: str
-    name: str
+    name: str  # of its report
     overrides: list[str]
     experiment: str | None
     cells: list[dict[str, Any]]  # fingerprint and label of each
@@ -118,6 +120,25 @@ def git_state() -> dict[str, Any]:
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
     except (OSError, subprocess.CalledProcessError):
         return {"commit": None, "dirty": None}
+
+
+def is_grid(override: str) -> bool:
+    """Whether the override can change which cells there are, or what they are."""
+    key = override.partition("=")[0].lstrip("+~")
+    return key not in NOT_A_GRID and not key.startswith(("hydra.", "hydra/"))
+
+
+def report_name(experiment: str | None, overrides: Sequence[str], own_grid: Mapping[str, Any]) -> str:
+    """The experiment or 'sweep', and 6 hex digits of what else was asked for, in whatever order.
+
+    `own_grid` is what the experiment itself sweeps; `overrides` may repeat it.
+    """
+    asked = {text.partition("=")[0]: text for text in overrides}  # of equal keys the last counts
+    known = {f"{key}={value}" for key, value in own_grid.items()}
+    known |= {f"{prefix}experiment={experiment}" for prefix in ("", "+", "++")}
+    others = sorted(text for text in asked.values() if is_grid(text) and text not in known)
+    name = (experiment or "sweep").replace("/", "-")
+    return f"{name}-{digest(others)[:6]}" if others else name
 
 
 def sweep_id(name: str, suffix: str) -> str:

@@ -1,9 +1,12 @@
 """The state of a grid, read from the store: done, running, failed, pending."""
 
+import shutil
 import sys
 import time
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from sparsemm.results.leases import running
@@ -99,6 +102,17 @@ def failure_lines(failures: dict[str, str], labels: Labels) -> list[str]:
 def name_of(label: dict[str, Any]) -> str:
     """A cell's label on one line."""
     return " ".join(f"{key}={value}" for key, value in label.items() if value is not None)
+
+
+def program() -> str:
+    """How this program is called in a command that works when pasted."""
+    called = Path(sys.argv[0])
+    if shutil.which("sparsemm"):
+        return "sparsemm"
+    if called.suffix == ".py":  # python -m sparsemm.cli
+        return f"{quote(sys.executable)} -m sparsemm.cli"
+    absolute = called.absolute()
+    return quote(str(absolute.relative_to(Path.cwd()) if absolute.is_relative_to(Path.cwd()) else absolute))
 
 
 def _grid(labels: Labels, states: dict[str, State]) -> list[str]:

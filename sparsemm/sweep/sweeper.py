@@ -12,6 +12,7 @@ from functools import cached_property
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from hydra.core.plugins import Plugins
@@ -23,11 +24,27 @@ from sparsemm.sweep import plan, status
 from sparsemm.sweep.cells import Cell, CellMaker, with_distinct_labels
 from sparsemm.sweep.compose import Composer
 from sparsemm.sweep.errors import CellsFailed, UnusableConfiguration
-from sparsemm.sweep.jobs import SweepRecord, git_state, group_into_jobs, last_sweep, sweep_id, write_jobs
+from sparsemm.sweep.jobs import (
+    SweepRecord,
+    git_state,
+    group_into_jobs,
+    is_grid,
+    last_sweep,
+    report_name,
+    sweep_id,
+    write_jobs,
+)
 
 SHOWN = 8  # kinds of errors listed
-QUICKSTART = "sparsemm run +experiment=quickstart"
-NOT_A_GRID = ("output=", "watch=")  # overrides that choose no cells
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What status and report are about."""
+
+    name: str  # of the report
+    experiment: str | None
+    labels: dict[str, dict[str, Any]]  # fingerprint -> label
 
 
 @dataclass(frozen=True)
@@ -84,14 +101,14 @@ class Sweep:
 
     def status(self) -> None:
         """Print the state of the grid, or of the last sweep where no grid is given."""
-        if found := self._named_labels():
+        if subject := self._subject():
             with _reading():
-                status.show(self.store, *found, watch=bool(self.config.watch))
+                status.show(self.store, subject.name, subject.labels, watch=bool(self.config.watch))
 
     def report(self) -> None:
         """Print and write the table of the grid, or of the last sweep where no grid is given."""
-        if found := self._named_labels():
-            print(self._report(*found))
+        if subject := self._subject():
+            print(self._report(subject))
 
     def run(self) -> list[Any]:
         """Run what has no result yet, then show the table."""
@@ -105,13 +122,13 @@ class Sweep:
         return returns
 
     def _launch(self, jobs: Sequence[Sequence[Cell]]) -> list[Any]:
-        name = self.experiment or "sweep"
+        subject = self._own_subject()
         record = SweepRecord(
-            id=sweep_id(name, secrets.token_hex(2)),
-            name=name,
+            id=sweep_id(subject.name, secrets.token_hex(2)),
+            name=subject.name,
             overrides=self.arguments,
-            experiment=self.experiment,
-            cells=[{"fingerprint": cell.fingerprint, "label": cell.label} for cell in self.grid.cells],
+            experiment=subject.experiment,
+            cells=[{"fingerprint": name, "label": label} for name, label in subject.labels.items()],
             git=git_state(),
             created=time.time(),
         )
@@ -133,15 +150,14 @@ class Sweep:
 
     def _conclude(self, returns: Sequence[Any]) -> None:
         broken = sum(not _returned(number, one) for number, one in enumerate(returns))
-        labels = {cell.fingerprint: cell.label for cell in self.grid.cells}
+        subject = self._own_subject()
+        labels = subject.labels
         with _reading():
             done = self.store.finished(labels)
         missing = [name for name in labels if name not in done]
         failures = self.store.failures(missing)
-        if done and len(labels) > 1:
-            print(self._report(self.experiment or "sweep", labels))
-        elif done:
-            print(_score_line(*self.store.results(labels)))
+        if done:
+            print(self._report(subject))
         for line in status.failure_lines(failures, labels):
             print(line, file=sys.stderr)
         self._next_steps(0 if broken else len(missing) - len(failures))
@@ -153,33 +169,43 @@ class Sweep:
             )
 
     def _next_steps(self, open_cells: int) -> None:
-        where = "".join(f" {text}" for text in self.arguments if text.startswith("output="))
+        where = "".join(f" {quote(text)}" for text in self.arguments if text.startswith("output="))
         if open_cells:
             cells = plan.count(open_cells, "cell")
             print(f"{cells} without a result yet: submitted, or run by another process.")
         other = "components" if self.experiment == "quickstart" else "quickstart"
+        program = status.program()
         print("Next:")
-        print(f"  sparsemm status{where}")
-        print(f"  sparsemm report{where}")
-        print(f"  sparsemm run +experiment={other}{where}")
+        print(f"  {program} status{where}")
+        print(f"  {program} report{where}")
+        print(f"  {program} run +experiment={other}{where}")
 
-    def _report(self, name: str, labels: dict[str, dict[str, Any]]) -> str:
+    def _report(self, subject: Subject) -> str:
         from sparsemm.results.report import write_report
 
         with _reading():
-            results = self.store.results(labels)
-        found = [{**result, "label": labels[result["fingerprint"]]} for result in results]
-        folder = self.store.reports / name
-        return str(write_report(name, found, list(labels.values()), folder, experiment_claim(name)))
+            results = self.store.results(subject.labels)
+        found = [{**result, "label": subject.labels[result["fingerprint"]]} for result in results]
+        labels, folder = list(subject.labels.values()), self.store.reports / subject.name
+        claim = experiment_claim(subject.experiment) if subject.experiment else None
+        return str(write_report(subject.name, found, labels, folder, claim))
 
-    def _named_labels(self) -> tuple[str, dict[str, dict[str, Any]]] | None:
-        if any(not argument.startswith(NOT_A_GRID) for argument in self.arguments):
-            return self.experiment or "sweep", {cell.fingerprint: cell.label for cell in self.grid.cells}
+    def _own_subject(self) -> Subject:
+        own_grid = self.config.hydra.sweeper.params if self.experiment else None
+        name = report_name(self.experiment, self.arguments, own_grid or {})
+        return Subject(name, self.experiment, {cell.fingerprint: cell.label for cell in self.grid.cells})
+
+    def _subject(self) -> Subject | None:
+        """The grid, or without one the last sweep."""
+        if any(is_grid(argument) for argument in self.arguments):
+            return self._own_subject()
         record = last_sweep(self.store)
         if record is None:
-            print(f"There is no sweep in {self.store.root} yet. Start one: {QUICKSTART}")
+            start = f"{status.program()} run +experiment=quickstart"
+            print(f"There is no sweep in {self.store.root} yet. Start one: {start}")
             return None
-        return record.name, {entry["fingerprint"]: entry["label"] for entry in record.cells}
+        labels = {entry["fingerprint"]: entry["label"] for entry in record.cells}
+        return Subject(record.name, record.experiment, labels)
 
 
 def make_grid(composer: Composer, arguments: Sequence[str]) -> Grid:
@@ -239,11 +265,6 @@ def _summary(errors: dict[str, list[tuple[str, ...]]], points: int) -> str:
     if len(errors) > SHOWN:
         lines.append(f"  and {len(errors) - SHOWN} more kinds of errors")
     return "\n".join(lines)
-
-
-def _score_line(result: dict[str, Any]) -> str:
-    interval = f"{result['low']:.3f} to {result['high']:.3f}"
-    return f"{result['metric']} {result['score']:.3f} (95 %: {interval}) on {result['samples']} samples"
 
 
 def _returned(number: int, returned: Any) -> bool:

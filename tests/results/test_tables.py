@@ -57,6 +57,11 @@ def test_full_cache_is_in_every_column_and_never_the_best(grid: Results) -> None
     assert "one run, shown in every column. It keeps 100 entries per head" in to_text(table)
 
 
+def test_full_cache_alone_shows_what_it_keeps(grid: Results) -> None:
+    text = to_text(only(grid[:1]))
+    assert "Full cache: one run. It keeps 100 entries per head (100%, " in text
+
+
 def test_columns_in_which_all_tie_have_no_best(grid: Results) -> None:
     table = only([result for result in grid if result["label"]["method"] != "random"])
     assert not any(entry.best for entry in table.column_entries(128).values())

@@ -1,10 +1,18 @@
 import json
+import re
 from dataclasses import asdict
 
 import pytest
 
 from sparsemm.results.store import Store
-from sparsemm.sweep.jobs import SweepRecord, group_into_jobs, last_sweep, write_job, write_jobs
+from sparsemm.sweep.jobs import (
+    SweepRecord,
+    group_into_jobs,
+    last_sweep,
+    report_name,
+    write_job,
+    write_jobs,
+)
 from sparsemm.sweep.sweeper import make_grid, quoted
 
 
@@ -53,6 +61,33 @@ def test_a_sweep_of_a_newer_version_can_be_looked_at(tmp_path):
         (store.sweeps / name).mkdir(parents=True)
         (store.sweeps / name / "sweep.json").write_text(json.dumps(content))
     assert last_sweep(store) == _record("newer", 2.0)
+
+
+OWN = {"method": "full,snapkv", "budget": "8,16"}
+GRID = [f"{key}={value}" for key, value in OWN.items()]
+
+
+@pytest.mark.parametrize(
+    ("experiment", "overrides", "name"),
+    [
+        (None, ["output=/x", "watch=true", "hydra/launcher=joblib", "hydra.sweeper.fast=false"], "sweep"),
+        ("quickstart", [*GRID, "+experiment=quickstart", "output=~/x"], "quickstart"),
+        ("quickstart", ["budget=8", *GRID, "budget=8,16", "experiment=quickstart"], "quickstart"),
+    ],
+)
+def test_a_report_of_an_experiment_as_it_stands_has_its_name(experiment, overrides, name):
+    assert report_name(experiment, overrides, OWN if experiment else {}) == name
+
+
+def test_a_report_of_anything_else_has_a_name_of_its_own_whatever_the_order():
+    base = report_name("quickstart", [*GRID, "+experiment=quickstart", "task.limit=5", "rho=0.2"], OWN)
+    assert re.fullmatch("quickstart-[0-9a-f]{6}", base)
+    again = ["output=x", "rho=0.2", "task.limit=4", *GRID, "task.limit=5", "+experiment=quickstart"]
+    assert report_name("quickstart", again, OWN) == base
+    others = (["task.limit=5"], ["budget=8", "task.limit=5", "rho=0.2"], ["+note=task.limit=5"])
+    names = {report_name("quickstart", [*GRID, *other], OWN) for other in others} | {base}
+    assert len(names) == 4
+    assert report_name(None, ["task.limit=5", "rho=0.2"], {}).startswith("sweep-")
 
 
 @pytest.mark.parametrize("text", ["/plain/path", "/with space/a,b", "/it's/{here}=[x]", "/$(x)/\\'q"])

@@ -1,9 +1,12 @@
+import shutil
+import sys
+
 import pytest
 
 from sparsemm.results.leases import Heartbeat, Leases
 from sparsemm.results.store import Store
 from sparsemm.sweep.plan import describe, duration
-from sparsemm.sweep.status import read_status, render, show
+from sparsemm.sweep.status import program, read_status, render, show
 from sparsemm.sweep.sweeper import make_grid
 
 LABEL = {"model": "tiny", "task": "documents", "method": "snapkv", "scorer": "recent", "allocator": "uniform"}
@@ -63,6 +66,23 @@ def test_a_large_grid_is_cut_to_a_screen(tmp_path):
 )
 def test_a_duration_is_said_in_a_fitting_unit(seconds, words):
     assert duration(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("called", "found", "name"),
+    [
+        ("/somewhere/sparsemm", "/usr/bin/sparsemm", "sparsemm"),
+        ("{here}/.venv/bin/sparsemm", None, ".venv/bin/sparsemm"),
+        (".venv/bin/sparsemm", None, ".venv/bin/sparsemm"),
+        ("/else where/sparsemm", None, "'/else where/sparsemm'"),
+        ("{here}/sparsemm/cli.py", None, f"{sys.executable} -m sparsemm.cli"),
+    ],
+)
+def test_the_program_has_a_name_that_works_when_pasted(tmp_path, monkeypatch, called, found, name):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(shutil, "which", lambda _: found)
+    monkeypatch.setattr(sys, "argv", [called.format(here=tmp_path), "run"])
+    assert program() == name
 
 
 def test_a_plan_knows_the_time_only_where_the_store_has_measured(tmp_path, make_composer, model):

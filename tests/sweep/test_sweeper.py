@@ -7,9 +7,12 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf, open_dict
 
+from sparsemm.results.statistics import summarise
 from sparsemm.results.store import Store
 from sparsemm.sweep.errors import CellsFailed, UnusableConfiguration
 from sparsemm.sweep.sweeper import Sweep, experiment_claim
+
+RECORD = {"score": 0.5, "error": None, "kept_entries": 512, "kept_bytes": 4096}
 
 
 class Launcher:
@@ -50,15 +53,11 @@ def _finish(job):
     for cell in job["cells"]:
         folder = Store(job["store"]).cell(cell["fingerprint"])
         folder.begin_attempt("w").close()
-        result = {
-            "label": cell["label"],
-            "metric": "anls",
-            "score": 0.5,
-            "low": 0.4,
-            "high": 0.6,
-            "samples": 4,
-        }
-        folder.write_result(result)
+        records = [{**RECORD, "sample": f"d{n}", "document": f"d{n}"} for n in range(3)]
+        records.append({**RECORD, "sample": "d3", "document": "d3", "error": "OSError: no image"})
+        kept = {"entries_per_head": 64.0, "kept_share": 1.0, "full_entries": 512.0}
+        result = {"label": cell["label"], "metric": "anls", **summarise(records), **kept}
+        folder.write_result({**result, "provenance": {"device": "cpu"}})
 
 
 def test_jobs_get_a_job_file_and_absolute_paths_and_nothing_else(make_sweep, tmp_path, capsys):
@@ -76,7 +75,7 @@ def test_jobs_get_a_job_file_and_absolute_paths_and_nothing_else(make_sweep, tmp
 def test_running_again_launches_only_what_has_no_result(make_sweep, capsys):
     first = Launcher(_finish)
     make_sweep(first, "method=snapkv").act("run")
-    assert "anls 0.500 (95 %: 0.400 to 0.600) on 4 samples" in capsys.readouterr().out
+    capsys.readouterr()
     again = Launcher(_finish)
     make_sweep(again, "method=snapkv").act("run")
     assert again.launched == []
@@ -97,13 +96,34 @@ def test_a_failed_cell_and_a_stopped_job_are_failures(make_sweep, capsys):
     assert "failed: no such font (in 1 cells" in written
 
 
+def test_one_cell_ends_with_its_table_as_well(make_sweep, capsys):
+    make_sweep(Launcher(_finish), "method=snapkv").act("run")
+    shown = capsys.readouterr().out
+    assert "SnapKV at 64: 1 of 4 samples failed (" in shown
+    assert "budget 64: above the prompt, nothing is compressed." in shown
+    assert "Entries per head" in shown
+
+
+def test_reports_of_different_grids_do_not_overwrite_each_other(make_sweep, tmp_path, capsys):
+    for budget in ("40", "50"):
+        make_sweep(Launcher(_finish), "method=snapkv", f"budget={budget}").act("run")
+    assert len(list(tmp_path.glob("reports/sweep-*/table.md"))) == 2
+    before = {path: path.read_bytes() for path in tmp_path.glob("reports/*/table.*")}
+    capsys.readouterr()
+    make_sweep(Launcher(), "method=snapkv", "budget=40").act("report")
+    last = make_sweep(Launcher())
+    last.arguments = ["watch=false"]
+    last.act("report")
+    assert {path: path.read_bytes() for path in tmp_path.glob("reports/*/table.*")} == before
+
+
 def test_status_and_report_without_a_grid_are_about_the_last_sweep(make_sweep, capsys):
     make_sweep(Launcher(_finish), "method=snapkv", "budget=40").act("run")
     capsys.readouterr()
     sweep = make_sweep(Launcher())
     sweep.arguments = []
     sweep.act("status")
-    assert "sweep: 1 cells: 1 done" in capsys.readouterr().out
+    assert ": 1 cells: 1 done" in capsys.readouterr().out
 
 
 def test_a_result_of_a_newer_version_stops_the_command(make_sweep):
