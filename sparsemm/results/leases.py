@@ -155,7 +155,11 @@ class Leases:
 
 
 def current(folder: Path) -> Lease | None:
-    """Return the lease with the highest number in a cell's folder."""
+    """Return the lease with the highest number in a cell's folder.
+
+    Where its writer died before it had written its name, the worker is '': the cell counts as held, by nobody
+    who could be asked, until the file is stale.
+    """
     try:
         matches = [_LEASE.fullmatch(path.name) for path in folder.iterdir()]
     except FileNotFoundError:
@@ -165,7 +169,7 @@ def current(folder: Path) -> Lease | None:
         return None
     path = _path(folder, number)
     content = read_json(path)
-    if content is None:
+    if content is None or not content.keys() >= {"worker", "since", "released"}:
         return Lease(number, "", path.stat().st_mtime, False)
     return Lease(number, str(content["worker"]), float(content["since"]), bool(content["released"]))
 
@@ -177,7 +181,10 @@ def workers(store: Store) -> dict[str, dict[str, Any]]:
 
 
 def running(store: Store, fingerprints: Iterable[str], stale_s: float = STALE_S) -> dict[str, dict[str, Any]]:
-    """Return, for those of the cells that a live worker holds, that worker's heartbeat."""
+    """Return, for those of the cells that a live worker holds, that worker's heartbeat.
+
+    A cell whose lease names no worker is not among them: nobody is known to run it.
+    """
     beats = workers(store)
     held = {}
     for fingerprint in fingerprints:

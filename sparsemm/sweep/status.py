@@ -9,11 +9,13 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from sparsemm.results.leases import running
+from sparsemm.results.files import read_json
+from sparsemm.results.leases import alive, running, workers
 from sparsemm.results.store import Store
 from sparsemm.sweep.plan import duration
 
 REFRESH_S = 2.0
+IDLE_S = 30.0  # without a worker until the watch ends: the next job of a sweep may be starting
 ROWS = 60  # of the grid on a screen
 REASONS = 8  # of failures on a screen
 CLEAR = "\033[H\033[J"
@@ -34,12 +36,13 @@ class Status:
     """The states of a grid, and the workers that run it."""
 
     states: dict[str, State]
-    workers: list[dict[str, Any]]  # heartbeats
+    workers: list[dict[str, Any]]  # heartbeats of those that hold cells of the grid
+    awaited: bool  # a worker lives whose sweep has cells of the grid that are not done
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more will happen by itself."""
-        return all(state.word in ("done", "failed") for state in self.states.values())
+        """Whether every cell is done, or failed and nobody tries it again."""
+        return not self.awaited and all(state.word in ("done", "failed") for state in self.states.values())
 
 
 def read_status(store: Store, labels: Labels) -> Status:
@@ -58,19 +61,26 @@ def read_status(store: Store, labels: Labels) -> Status:
             states[name] = State("failed", "failed", failures[name])
         else:
             states[name] = State("pending", "-")
-    return Status(states, list({beat["worker"]: beat for beat in held.values()}.values()))
+    awaited = bool(held) or _awaited(store, set(unfinished))
+    return Status(states, list({beat["worker"]: beat for beat in held.values()}.values()), awaited)
 
 
 def show(store: Store, name: str, labels: Labels, watch: bool) -> None:
     """Print the status; with `watch`, again and again until nothing more will happen."""
     shown = ""
+    seen = time.monotonic()  # when a worker was last seen
     while True:
         status = read_status(store, labels)
         text = render(name, labels, status)
         if text != shown:
             print((CLEAR if watch and sys.stdout.isatty() else "") + text, flush=True)
         shown = text
-        if not watch or status.ended:
+        now = time.monotonic()
+        seen = now if status.awaited else seen
+        if not watch:
+            return
+        if status.ended or now - seen > IDLE_S:
+            print(_what_to_do(status), end="")
             return
         time.sleep(REFRESH_S)
 
@@ -102,6 +112,28 @@ def failure_lines(failures: dict[str, str], labels: Labels) -> list[str]:
 def name_of(label: dict[str, Any]) -> str:
     """A cell's label on one line."""
     return " ".join(f"{key}={value}" for key, value in label.items() if value is not None)
+
+
+def _awaited(store: Store, unfinished: set[str]) -> bool:
+    """Whether a live worker belongs to a sweep that has any of these cells: it may only be starting."""
+    if not unfinished:
+        return False
+    for sweep in {beat["job"].rpartition("/")[0] for beat in workers(store).values() if alive(beat)} - {""}:
+        for path in (store.sweeps / sweep / "jobs").glob("*.json"):
+            job = read_json(path) or {"cells": []}
+            if any(entry["fingerprint"] in unfinished for entry in job["cells"]):
+                return True
+    return False
+
+
+def _what_to_do(status: Status) -> str:
+    counts = Counter(state.word for state in status.states.values())
+    left = ", ".join(f"{counts[word]} {word}" for word in ("failed", "pending") if counts[word])
+    if not left:
+        return ""
+    again = "Run the sweep's command again: it goes on where it stopped"
+    queued = ", and a job that still waits in a queue starts by itself" if counts["pending"] else ""
+    return f"No worker runs: {left}. {again}{queued}.\n"
 
 
 def program() -> str:

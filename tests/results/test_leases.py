@@ -163,9 +163,14 @@ def test_lease_whose_writer_died_before_its_name_was_written_goes_stale(store: S
     folder.mkdir(parents=True)
     lease = folder / "lease-0001.json"
     lease.touch()
-    assert not Leases(store, "a").acquire(FP)
-    os.utime(lease, (time.time() - 120,) * 2)
-    assert Leases(store, "a").acquire(FP)
+    with Heartbeat(store, "a"):
+        assert not Leases(store, "a").acquire(FP)
+        assert running(store, [FP]) == {}, "nobody is known to run it"
+        found = current(folder)
+        assert found is not None and (found.number, found.worker, found.released) == (1, "", False)
+        os.utime(lease, (time.time() - 120,) * 2)
+        assert Leases(store, "a").acquire(FP)
+        assert running(store, [FP])[FP]["worker"] == "a"
 
 
 def test_worker_ids_differ_between_calls() -> None:

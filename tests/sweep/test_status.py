@@ -5,6 +5,8 @@ import pytest
 
 from sparsemm.results.leases import Heartbeat, Leases
 from sparsemm.results.store import Store
+from sparsemm.sweep import status
+from sparsemm.sweep.jobs import write_job
 from sparsemm.sweep.plan import describe, duration
 from sparsemm.sweep.status import program, read_status, render, show
 from sparsemm.sweep.sweeper import make_grid
@@ -30,10 +32,10 @@ def test_each_cell_is_done_running_failed_or_pending(tmp_path):
         beat.update(done=30, total=120, rate_per_s=1.5, state="running")
         beat.beat()
         assert Leases(store, "worker-1").acquire(running)
-        status = read_status(store, labels)
-        text = render("mine", labels, status)
-    assert [state.word for state in status.states.values()] == ["done", "failed", "running", "pending"]
-    assert not status.ended
+        found = read_status(store, labels)
+        text = render("mine", labels, found)
+    assert [state.word for state in found.states.values()] == ["done", "failed", "running", "pending"]
+    assert not found.ended
     assert text.splitlines()[0] == "mine: 4 cells: 1 done, 1 running, 1 failed, 1 pending"
     assert text.splitlines()[2].split() == ["snapkv", "0.875", "failed", "25%", "-"]
     assert "worker worker-1: 30 of 120 samples, 1.5/s, time left: about 60 s" in text
@@ -45,6 +47,40 @@ def test_watching_stops_when_nothing_more_will_happen(tmp_path, capsys):
     _finish(store, "ab" * 10)
     show(store, "mine", {"ab" * 10: LABEL}, watch=True)
     assert "1 done" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("state", ["failed", "pending", "nameless lease"])
+def test_watching_stops_when_no_worker_is_left(tmp_path, capsys, monkeypatch, state):
+    monkeypatch.setattr(status, "IDLE_S", 0.05)
+    monkeypatch.setattr(status, "REFRESH_S", 0.01)
+    store, labels = Store(tmp_path), {"ab" * 10: LABEL, "cd" * 10: LABEL | {"budget": 9}}
+    _finish(store, "ab" * 10)
+    cell = store.cell("cd" * 10)
+    cell.begin_attempt("w").close()
+    if state == "failed":
+        cell.write_failure("no such font")
+    if state == "nameless lease":
+        (cell.path / "lease-0001.json").touch()
+    show(store, "mine", labels, watch=True)
+    word = "failed" if state == "failed" else "pending"
+    out = capsys.readouterr().out
+    assert f"No worker runs: 1 {word}. Run the sweep's command again" in out
+    assert ("waits in a queue" in out) == (word == "pending")
+
+
+def test_watching_goes_on_while_a_worker_starts_or_waits(tmp_path, make_composer, model):
+    store = Store(tmp_path)
+    cells = make_grid(make_composer(), [*model, "method=snapkv", "task=documents,charts"]).cells
+    first, second = ({cell.fingerprint: cell.label} for cell in cells)
+    write_job(store, "s", 0, cells[:1], {})
+    write_job(store, "s", 1, cells[1:], {})
+    with Heartbeat(store, "worker-1", job="s/0"):
+        assert [read_status(store, labels).awaited for labels in (first, second)] == [True, True]
+        assert not read_status(store, {"ab" * 10: LABEL}).awaited, "another grid's worker"
+        store.cell(cells[0].fingerprint).write_failure("no such font")
+        assert not read_status(store, first).ended, "a failed cell is tried again"
+    assert not read_status(store, second).awaited
+    assert read_status(store, first).ended
 
 
 def test_a_row_says_what_tells_it_from_others_of_its_method(tmp_path):
