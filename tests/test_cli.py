@@ -140,10 +140,10 @@ def test_an_invalid_grid_exits_with_2_and_one_line_per_mistake(cli, model, tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_job_that_stops_is_a_failure(cli, model, tmp_path):
+def test_a_model_that_cannot_be_loaded_is_a_failure(cli, model, tmp_path):
     done = cli("run", "method=snapkv", "task.limit=1", *model)
     assert done.code == 1
-    assert "sparsemm: 0 of 1 cells failed, 1 have no result: a job stopped" in done.err
+    assert "sparsemm: 1 of 1 cells failed" in done.err
     assert [path.name for path in tmp_path.iterdir()] == ["outputs"]
 
 
@@ -153,6 +153,9 @@ def test_a_job_that_stops_is_a_failure(cli, model, tmp_path):
         (["pln"], "pln: there is no such verb. Did you mean plan?"),
         (["method=full"], "method=full: a verb comes first. Try: sparsemm run method=full"),
         (["run", "metod=full"], "metod: there is no such setting. Did you mean method?"),
+        (["plan", "model=tny"], "model=tny: there is no such model. Did you mean tiny? There are: "),
+        (["run", "task=document"], "task=document: there is no such task. Did you mean documents?"),
+        (["run", "task=charts,redaing"], "task=redaing: there is no such task. Did you mean reading?"),
         (["run", "method=snapk"], "method=snapk: there is no such method. Did you mean snapkv?"),
         (
             ["run", "+experiment=quick"],
