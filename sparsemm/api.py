@@ -18,21 +18,25 @@ def make_method(name: str, *overrides: str) -> Method:
     """
     from hydra import compose, initialize_config_module
     from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.singleton import Singleton
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     register()
-    with initialize_config_module("sparsemm.conf", version_base="1.3"):
-        try:
-            config = compose("run", [f"method={name}", *overrides])
-            settings = OmegaConf.to_container(config, resolve=True)
-        except (HydraException, OmegaConfBaseException) as error:
+    outer = Singleton.get_state()  # of a Hydra application that calls us
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_module("sparsemm.conf", version_base="1.3"):
             known = GlobalHydra.instance().config_loader().get_group_options("method")
-            reason = str(error).strip().splitlines()[0].rstrip(".")
-            if name not in known:
-                reason += f".{nearest(name, known)} There are: {', '.join(known)}"
-            raise ValueError(f"method={name} {' '.join(overrides)}: {reason}. See conf/method.") from None
+            settings = OmegaConf.to_container(compose("run", [f"method={name}", *overrides]), resolve=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        if name not in known:
+            reason += f".{nearest(name, known)} There are: {', '.join(known)}"
+        raise ValueError(f"method={name} {' '.join(overrides)}: {reason}. See conf/method.") from None
+    finally:
+        Singleton.set_state(outer)
     assert isinstance(settings, dict)
     return build_method({str(key): value for key, value in settings.items()})
 

@@ -113,6 +113,10 @@ def search(settings: Settings) -> dict[str, Any]:
         **{"name": "tiny", "dtype": "float32", "attention": "sdpa", "image_pixels": 2**20, **settings.model}
     )
     loaded = adapter.load(torch.device("cpu"))
+    if settings.width % _side(loaded) or settings.height % _side(loaded):
+        raise ValueError(
+            f"width={settings.width} height={settings.height}: must be multiples of {_side(loaded)}."
+        )
     loaded.model.set_attn_implementation({"text_config": "eager", "vision_config": "sdpa"})
     spec = PageSpec("document", settings.width, settings.height, (settings.entries,) * 2, (16, 19))
     total, counts, images = torch.zeros(loaded.shape.layers, loaded.shape.query_heads), [], []
@@ -139,9 +143,16 @@ def main(arguments: list[str]) -> None:
         OmegaConf.merge(OmegaConf.structured(Settings), OmegaConf.from_dotlist(arguments))
     )
     assert isinstance(settings, Settings)
+    out = Path(settings.out).expanduser()
+    out.parent.mkdir(parents=True, exist_ok=True)
     content = search(settings)
-    Path(settings.out).write_text(json.dumps(content) + "\n")
     counts = content["counts"]
+    if not counts["hits"]:
+        raise SystemExit(
+            f"{counts['matched']} of {counts['characters']} characters matched and no head looked at a word: "
+            "nothing was written. This search is for models with a character tokenizer."
+        )
+    out.write_text(json.dumps(content) + "\n")
     read = f"{counts['matched']} of {counts['characters']} characters matched"
     print(f"{settings.out}: {content['samples']} pages, {read}")
 

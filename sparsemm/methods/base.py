@@ -137,12 +137,18 @@ class Method:
     def capacity(self, prompt_tokens: int) -> int | None:
         """Entries per head outside the protection, or None where all entries of this prompt are kept.
 
-        A share of the prompt that is smaller than the protection keeps the protection.
+        Raises:
+            ValueError: the budget is a share, and of this prompt it is less than the protection.
         """
-        if self.limit is None:
+        if self.limit is None or prompt_tokens <= self.protected:
             return None
-        capacity = max(0, self.limit.at(prompt_tokens) - self.protected)
-        return None if capacity >= prompt_tokens - self.protected else capacity
+        entries = self.limit.at(prompt_tokens)
+        if entries < self.protected:
+            raise ValueError(
+                f"budget={self.budget}: {entries} entries of a prompt of {prompt_tokens} tokens, but "
+                f"{self.protected} are always kept (method.window). Raise budget, or lower method.window."
+            )
+        return None if entries >= prompt_tokens else entries - self.protected
 
     def counts(self, shape: ModelShape, prompt_tokens: int) -> Tensor | None:
         """[L, H] candidates to keep, or None where the allocator must see each layer's scores."""

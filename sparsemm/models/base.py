@@ -17,6 +17,7 @@ from sparsemm.methods.base import ModelShape
 from sparsemm.paths import resolve
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+ATTENTIONS = ("sdpa",)  # that can read prompts
 _WHOLE_FILE = 256 * 2**20  # bytes; of larger files only size, first and last MiB enter the content id
 
 
@@ -72,6 +73,8 @@ class ModelAdapter(ABC):
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise ValueError(f"model.dtype={self.dtype}: must be one of {', '.join(DTYPES)}.")
+        if self.attention not in ATTENTIONS:
+            raise ValueError(f"model.attention={self.attention}: must be one of {', '.join(ATTENTIONS)}.")
         if self.image_pixels <= 0:
             raise ValueError(f"model.image_pixels={self.image_pixels}: must be a positive number of pixels.")
 

@@ -1,19 +1,23 @@
 """What a worker writes: a sample's record, a cell's result, and where they come from."""
 
+import contextlib
 import platform
+import re
 import resource
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
 import torch
 
 from sparsemm.engine.generate import Generation
 from sparsemm.models.base import LoadedModel
 from sparsemm.results.statistics import summarise
+from sparsemm.results.store import Store
 from sparsemm.tasks.base import Sample, Task
 
 Record = dict[str, Any]
@@ -111,8 +115,43 @@ def _asked(sample: Sample, index: int) -> Record:
     }
 
 
+def read_sample(task: Task, index: int) -> Sample:
+    """The sample; one that cannot be had gets an image that says why, and fails alone."""
+    try:
+        return task.sample(index)
+    except ValueError as error:
+        reason = str(error)
+
+    def no_image() -> NoReturn:
+        raise ValueError(reason)
+
+    return Sample(*task.ids(index), "", (), no_image)
+
+
+def fail_open_cells(store: Store, entries: Sequence[Mapping[str, Any]], error: Exception) -> None:
+    """Give every cell without a result the reason of what stopped them all."""
+    for entry in entries:
+        folder = store.cell(entry["fingerprint"])
+        if folder.result() is None:
+            reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+            folder.write_failure(reason)
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Begin a new measurement; on a CPU where the kernel allows it (Linux)."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+
+
 def _peak_memory(device: torch.device) -> int:
     """Bytes: of the GPU's allocator, or of this process on a CPU."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
+    with contextlib.suppress(OSError):
+        found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+        if found:
+            return int(found[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -1,8 +1,8 @@
 """The worker: runs the cells of one job, which share a model and a task, from one prefill per prompt."""
 
-import contextlib
 import sys
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -10,22 +10,31 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
-from tqdm import tqdm
 
 from sparsemm.config import build_method, build_model, build_task
 from sparsemm.engine.generate import Engine, Generation
 from sparsemm.methods.base import Method
 from sparsemm.models.base import LoadedModel, Prompt
-from sparsemm.results.files import read_json
+from sparsemm.results.files import StorageError, read_json
 from sparsemm.results.leases import STALE_S, Heartbeat, Leases, current, new_worker_id
 from sparsemm.results.store import Attempt, CellFolder, Store
-from sparsemm.sweep.records import Clock, Record, answered, cell_result, group_record, provenance, unanswered
+from sparsemm.sweep.progress import progress
+from sparsemm.sweep.records import (
+    Clock,
+    Record,
+    answered,
+    cell_result,
+    fail_open_cells,
+    group_record,
+    provenance,
+    read_sample,
+    reset_peak_memory,
+    unanswered,
+)
 from sparsemm.tasks.base import Sample, Task
 
 WRITERS = 16  # threads that force files to the disk side by side
 POLL_S = 2.0  # between looks at cells that another worker runs
-LINE_EVERY_S = 20.0  # between progress lines in a log file
 
 
 @dataclass
@@ -58,7 +67,7 @@ def run_job(job_file: Path, stale_s: float = STALE_S) -> int:
     leases = Leases(store, worker, stale_s)
     beat = Heartbeat(store, worker, job=f"{job['sweep']}/{job['job']}", every_s=min(10.0, stale_s / 6))
     failed: set[str] = set()
-    waiting_for = ""
+    waiting_for: str | None = None
     with beat, ThreadPoolExecutor(WRITERS) as pool:
         while missing := [
             entry
@@ -68,7 +77,14 @@ def run_job(job_file: Path, stale_s: float = STALE_S) -> int:
             won = list(pool.map(lambda entry: leases.acquire(entry["fingerprint"]), missing))
             mine = [entry for entry, got in zip(missing, won, strict=True) if got]
             if mine:
-                _Group(store, leases, beat, pool, mine, job).run()
+                try:
+                    _Group(store, leases, beat, pool, mine, job).run()
+                except StorageError:
+                    raise
+                except Exception as error:  # nothing can be answered: the reason belongs to every cell
+                    if not isinstance(error, ValueError | OSError):
+                        traceback.print_exc()
+                    fail_open_cells(store, mine, error)
                 failed |= {
                     name for entry in mine if store.cell(name := entry["fingerprint"]).failure() is not None
                 }
@@ -76,7 +92,10 @@ def run_job(job_file: Path, stale_s: float = STALE_S) -> int:
             other = current(store.cell(missing[0]["fingerprint"]).path)
             if other and other.worker != waiting_for:
                 waiting_for = other.worker
-                print(f"{len(missing)} cells are run by {waiting_for}; waiting for them.", file=sys.stderr)
+                print(
+                    f"{len(missing)} cells are run by {waiting_for or '?'}; waiting for them.",
+                    file=sys.stderr,
+                )
             beat.update(state="waiting")
             time.sleep(min(POLL_S, stale_s / 4))
         leases.release_all()
@@ -114,24 +133,26 @@ class _Group:
         folder = self.store.cell(entry["fingerprint"])
         folder.clear_failure()
         folder.write_config(entry["settings"])
-        records = folder.samples().records  # what failed is tried again: an image may be there now
-        done = {name for name, record in records.items() if record["error"] is None}
+        found = folder.samples()  # what failed is tried again: an image may be there now
+        if found.torn or found.unreadable:
+            lines = f"{found.torn} torn and {found.unreadable} unreadable lines"
+            print(f"{folder.path}: {lines} left out; their samples are answered again.", file=sys.stderr)
+        done = {name for name, record in found.records.items() if record["error"] is None}
         return _Running(entry, build_method(entry["settings"]), folder, done)
 
     def run(self) -> None:
         """Answer what is missing, then publish results."""
-        ids = [self.task.sample(index).id for index in range(len(self.task))]
+        ids = [self.task.ids(index)[0] for index in range(len(self.task))]
         todo = [index for index, name in enumerate(ids) if any(name not in cell.done for cell in self.cells)]
         self.beat.update(state="running", done=len(ids) - len(todo), total=len(ids), rate_per_s=None)
         self.beat.beat()
         if todo:
             loaded = self.adapter.load(self.device)
-            if self.device.type == "cuda":
-                torch.cuda.reset_peak_memory_stats(self.device)
-            with _progress(len(ids), len(ids) - len(todo), len(self.cells)) as bar:
+            reset_peak_memory(self.device)
+            with progress(len(ids), len(ids) - len(todo), len(self.cells)) as bar:
                 for batch in _batches(todo, self.batch):
                     began = time.monotonic()
-                    self._batch(loaded, [self.task.sample(index) for index in batch], batch)
+                    self._batch(loaded, [read_sample(self.task, index) for index in batch], batch)
                     self.clock.wall_s += time.monotonic() - began
                     self.clock.samples += len(batch)
                     bar.update(len(batch))
@@ -227,9 +248,10 @@ class _Group:
     def _finish(self, cell: _Running) -> None:
         """Publish a cell's result once every sample has a record."""
         merged = cell.folder.samples()
-        if len(merged.records) < len(self.task):
+        ids = [self.task.ids(index)[0] for index in range(len(self.task))]
+        if any(name not in merged.records for name in ids):
             return
-        records = list(merged.records.values())
+        records = [merged.records[name] for name in ids]
         if all(record["error"] is not None for record in records):
             cell.folder.write_failure(f"every sample failed; first: {records[0]['error']}")
         else:
@@ -266,35 +288,10 @@ def _prompt(loaded: LoadedModel, sample: Sample) -> Prompt | str:
     """The prompt, or why there is none: an image that cannot be read fails its sample only."""
     try:
         return loaded.prompt(sample.image(), sample.question)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        # Pillow raises SyntaxError for broken PNG files
+    except Exception as error:  # image decoders raise whatever they like
         return f"{type(error).__name__}: {error}"
 
 
 def _batches(items: Sequence[int], size: int) -> Iterator[list[int]]:
     for start in range(0, len(items), size):
         yield list(items[start : start + size])
-
-
-@contextlib.contextmanager
-def _progress(total: int, done: int, cells: int) -> Iterator["tqdm[Any]"]:
-    """A progress bar with rate and time left in a terminal, a plain line now and then in a log."""
-    live = sys.stderr.isatty()
-    with tqdm(
-        total=total, initial=done, unit="sample", desc=f"{cells} cells", dynamic_ncols=live,
-        mininterval=0.2 if live else LINE_EVERY_S, ascii=not live, file=sys.stderr if live else _Lines(),
-    ) as bar:  # fmt: skip
-        yield bar
-
-
-class _Lines:
-    """A file that gets whole lines where tqdm would redraw one."""
-
-    def write(self, text: str) -> int:
-        line = text.replace("\r", "").strip()
-        if line:
-            sys.stderr.write(line + "\n")
-        return len(text)
-
-    def flush(self) -> None:
-        sys.stderr.flush()

@@ -46,8 +46,16 @@ class Task(ABC):
         """Number of samples."""
 
     @abstractmethod
+    def ids(self, index: int) -> tuple[str, str]:
+        """(sample id, document id) of sample `index`, without reading it."""
+
+    @abstractmethod
     def sample(self, index: int) -> Sample:
-        """Sample `index`; cheap, the image is made on demand."""
+        """Sample `index`; its image is made or read on demand.
+
+        Raises:
+            ValueError: this sample cannot be had; the others may.
+        """
 
     @abstractmethod
     def score(self, sample: Sample, answer: str) -> float:

@@ -67,13 +67,13 @@ class PageSpec:
                     f"{name}={size}: must be a positive multiple of 16 pixels. "
                     f"Try {max(16, size // 16 * 16)}."
                 )
-        for name, (low, high) in (
+        for name, limits in (
             ("entries", self.entries),
             ("font_size", self.font_size),
             ("contrast", self.contrast),
         ):
-            if not 0 < low <= high:
-                raise ValueError(f"{name}=[{low}, {high}]: expected [fewest, most] with 0 < fewest <= most.")
+            if len(limits) != 2 or not 0 < limits[0] <= limits[1]:
+                raise ValueError(f"{name}={list(limits)}: expected [least, most] with 0 < least <= most.")
         if self.contrast[1] > 255:
             raise ValueError(f"contrast={list(self.contrast)}: grey levels end at 255.")
         unknown = set(self.fonts) - set(SHARED_FONTS + EVAL_ONLY_FONTS)

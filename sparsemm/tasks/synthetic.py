@@ -19,6 +19,7 @@ from sparsemm.tasks.metrics import anls, contains, relaxed_accuracy
 from sparsemm.tasks.pages import Kind, Namespace, Page, PageSpec, make_page
 
 DATA_VERSION = "synthetic-1"  # raise it when the same seed draws another page
+CHECKED_PAGES = 16  # rendered while planning
 READ_ALL = "read?"  # asks the tiny model for all words in reading order
 
 
@@ -64,8 +65,9 @@ class SyntheticTask(Task):
         return PageSpec(kind=self.kind, **plain)
 
     def check(self) -> None:
-        """Render the first page, so that a size without room is found before any work."""
-        self._page(0)
+        """Render the first pages, so that a page without room is found before any work."""
+        for number in range(min(self.limit, CHECKED_PAGES)):
+            self._page(number)
 
     def data_id(self) -> str:
         """The generator's version; the settings stand in the configuration."""
@@ -76,15 +78,26 @@ class SyntheticTask(Task):
         return self.limit * self.questions
 
     def _page(self, number: int) -> Page:
-        return _page("eval", self.spec, self.first + number)
+        page = _page("eval", self.spec, self.first + number)
+        found, wanted = len(page.words if self.kind == "words" else page.pairs), self.spec.entries[0]
+        if found < wanted:
+            raise ValueError(
+                f"task.page.entries={wanted}: page {self.first + number} has room for {found} only. "
+                "Use a larger page, a smaller font_size or fewer entries."
+            )
+        return page
+
+    def ids(self, index: int) -> tuple[str, str]:
+        """(sample, document); the same whatever the task is called."""
+        number, which = divmod(index, self.questions)
+        document = f"{self.kind}-{self.first + number:06d}"
+        return f"{document}-{which}", document
 
     def sample(self, index: int) -> Sample:
         """Question index % questions of page index // questions."""
         number, which = divmod(index, self.questions)
-        page = self._page(number)
-        question, references = self.ask(page, number, which)
-        document = f"{self.name}-{self.first + number:06d}"
-        return Sample(f"{document}-{which}", document, question, references, lambda: self._image(number))
+        question, references = self.ask(self._page(number), number, which)
+        return Sample(*self.ids(index), question, references, lambda: self._image(number))
 
     def _image(self, number: int) -> Image.Image:
         return self._page(number).image.convert("RGB")
@@ -101,7 +114,7 @@ class _KeyValue(SyntheticTask):
         order = random.Random(f"questions/{self.kind}/{self.first + number}").sample(
             range(len(page.pairs)), len(page.pairs)
         )
-        key, value = page.pairs[order[which % len(order)]]
+        key, value = page.pairs[order[which]]
         return f"{key}?", (value,)
 
 

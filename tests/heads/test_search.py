@@ -89,19 +89,25 @@ def test_heads_that_look_at_the_word_score_one_over_its_tokens(eager):
     assert score_page(eager, twice, 12)[1]["matched"] == 0
 
 
-def test_the_search_writes_a_file_that_the_methods_read(random_model_folder, tmp_path, capsys):
+def test_a_search_that_finds_nothing_writes_nothing(random_model_folder, tmp_path):
     out = tmp_path / "heads.json"
-    arguments = [f"model.path={random_model_folder}", f"out={out}", "pages=2"]
-    main([*arguments, "width=96", "height=64", "entries=3", "max_new_tokens=6"])
+    small = ["pages=1", "width=96", "height=64", "entries=3", "max_new_tokens=6"]
+    with pytest.raises(SystemExit, match="nothing was written"):
+        main([f"model.path={random_model_folder}", f"out={out}", *small])
+    assert not out.exists()
+
+
+def test_the_search_writes_a_file_that_the_methods_read(tmp_path, capsys):
+    out = tmp_path / "new" / "heads.json"
+    main([f"out={out}", "pages=2", "width=176", "height=128", "entries=4", "max_new_tokens=40"])
     content = json.loads(out.read_text())
     assert set(content) == {"format", "scores", "model", "data", "samples", "counts", "images"}
     scores = load_head_scores(str(out))
-    assert scores.shape == (2, 8) and bool((scores >= 0).all())
-    adapter = Qwen2VL(
-        name="random", path=str(random_model_folder), dtype="float32", attention="sdpa", image_pixels=2**20
-    )
+    assert scores.shape == (6, 8) and bool((scores >= 0).all()) and bool((scores > 0).any())
+    tiny = "pkg://sparsemm.data/tiny"
+    adapter = Qwen2VL(name="tiny", path=tiny, dtype="float32", attention="sdpa", image_pixels=2**20)
     assert content["model"] == adapter.content_id()
-    spec = PageSpec("document", 96, 64, (3, 3), (13, 18))
+    spec = PageSpec("document", 176, 128, (4, 4), (16, 19))
     assert content["images"] == [png_sha256(make_page("heads", spec, index).image)[:16] for index in (0, 1)]
     assert content["samples"] == 2
     assert "2 pages" in capsys.readouterr().out

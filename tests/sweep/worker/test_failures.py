@@ -109,8 +109,8 @@ def test_an_image_that_cannot_be_read_fails_its_samples_only(folder, sparsemm):
         assert (result["samples"], result["failed"]) == (16, 4)
         assert result["documents"]["counts"] == [2, 0, 2, 2, 0, 2, 2, 2]
         assert len(result["failures"]) == 4
-        assert result["failures"][0].startswith("documents-000001-0: OSError: ")
-    assert "4 of 16 samples failed (documents-000001-0: OSError" in done.out
+        assert result["failures"][0].startswith("document-000001-0: OSError: ")
+    assert "4 of 16 samples failed (document-000001-0: OSError" in done.out
 
 
 def test_a_cell_without_one_readable_image_fails_and_is_tried_again(folder, make_job, monkeypatch):
