@@ -3,9 +3,13 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -101,6 +105,46 @@ def test_a_grid_ends_with_its_table_and_running_again_does_nothing(cli, random_m
     status = cli("status")
     assert "2 cells: 2 done" in status.out
     assert {path: path.read_bytes() for path in tmp_path.rglob("result.json")} == results
+
+
+def test_a_killed_command_run_again_gives_the_same_tables(random_model_folder, tmp_path):
+    grid = [*SMALL, f"model.path={random_model_folder}", "method=full,snapkv,random", "seed=0,1"]
+    grid += ["budget=8,12", "task.limit=24", "engine.batch_prompts=1", "engine.threads=1"]
+    outputs = tmp_path / "outputs"
+
+    def start(folder: Path = tmp_path) -> subprocess.Popen[bytes]:
+        folder.mkdir(exist_ok=True)
+        command = [sys.executable, "-m", "sparsemm.cli", "run", *grid]
+        environment = {**os.environ, "PYTHONSAFEPATH": "1"}
+        with (folder / "log.txt").open("ab") as log:
+            return subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, env=environment)
+
+    def answers() -> int:
+        files = list(outputs.glob("cells/*/*/samples-*.jsonl"))
+        return sum(file.read_bytes().count(b"\n") for file in files) - len(
+            files
+        )  # the first line is a header
+
+    def kill_when(condition: Callable[[], bool]) -> None:
+        process, end = start(), time.monotonic() + 120
+        while not condition():
+            assert process.poll() is None and time.monotonic() < end, (tmp_path / "log.txt").read_text()
+            time.sleep(0.002)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+
+    kill_when(lambda: answers() > 0)
+    first = answers()
+    kill_when(lambda: answers() > first + 60)
+    assert not list(outputs.rglob("result.json")), "killed in the middle"
+    assert start().wait(120) == 0, (tmp_path / "log.txt").read_text()
+    assert start(tmp_path / "calm").wait(120) == 0
+    for name in ("table.md", "table.csv"):
+        (resumed,) = outputs.glob(f"reports/*/{name}")
+        calm = tmp_path / "calm" / resumed.relative_to(tmp_path)
+        assert resumed.read_bytes() == calm.read_bytes()
+    results = [json.loads(path.read_text()) for path in outputs.rglob("result.json")]
+    assert max(result["provenance"]["attempts"] for result in results) == 3
 
 
 def test_hydras_basic_sweeper_runs_the_same_cells(cli, random_model_folder, tmp_path):
