@@ -1,6 +1,6 @@
-"""How long a store of many finished cells takes to read, list and report. Prints the figures.
+"""How long a grid of many finished cells takes to compose, read, list and report. Prints the figures.
 
-nice python benchmarks/store_scale.py [--cells 10000] [--documents 250] [--folder /tmp/store]
+nice python benchmarks/store_scale.py [--cells 10000] [--documents 250] [--folder /tmp/store] [model.path=...]
 """
 
 from __future__ import annotations
@@ -16,11 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from hydra import initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
 
+from sparsemm.cli import register
 from sparsemm.results.leases import running
 from sparsemm.results.report import write_report
 from sparsemm.results.statistics import interval
 from sparsemm.results.store import Store
+from sparsemm.sweep.compose import Composer
+from sparsemm.sweep.status import read_status, render
+from sparsemm.sweep.sweeper import make_grid
 
 METHODS = {"full": 0.0, "snapkv": 0.2, "pyramidkv": 0.22, "adakv": 0.15, "sparsemm": 0.1, "random": 0.4}
 BUDGETS = (8, 16, 32, 64, 128, 256)
@@ -116,6 +123,7 @@ def main() -> None:
     arguments.add_argument("--cells", type=int, default=10_000)
     arguments.add_argument("--documents", type=int, default=250)
     arguments.add_argument("--folder", type=Path, default=None)
+    arguments.add_argument("overrides", nargs="*", help="of the grid that is composed")
     options = arguments.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         store = Store(options.folder or Path(temporary))
@@ -132,6 +140,10 @@ def main() -> None:
         results = timed("Store.results(fingerprints)", lambda: store.results(names))
         assert len(results) == options.cells
         timed("Store.results() of the whole store", store.results)
+        by_name = dict(zip(names, labels, strict=True))
+        timed("status: read_status and render", lambda: render("scale", by_name, read_status(store, by_name)))
+        waiting = dict(zip(pending, labels, strict=True))
+        timed("status of as many pending cells", lambda: render("s", waiting, read_status(store, waiting)))
         timed("Store.finished, .failures and running: cells done", lambda: listing(store, names))
         timed("Store.finished, .failures and running: cells pending", lambda: listing(store, pending))
         text = timed(
@@ -139,6 +151,22 @@ def main() -> None:
             lambda: write_report("scale", results, labels, store.reports / "scale"),
         )
         print(f"{len(text)} characters of text")
+        compose(max(1, options.cells // 1000), options.overrides)
+
+
+def compose(budgets: int, overrides: list[str]) -> None:
+    """What status and report pay before they read: the grid, composed, checked and fingerprinted."""
+    register()
+    with initialize_config_module("sparsemm.conf", version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        composer = Composer(loader, loader.load_configuration("run", [], RunMode.MULTIRUN))
+        make_grid(composer, overrides)  # the imports, once
+        points = [
+            "method=snapkv,pyramidkv,adakv,sparsemm,random", "task=documents,reading", "rounding=exact,paper",
+            f"budget=range(40,{40 + budgets})", "task.limit=range(1,51)", *overrides,
+        ]  # fmt: skip
+        cells = timed("compose the grid", lambda: make_grid(composer, points)).cells
+        print(f"{len(cells)} cells composed")
 
 
 def listing(store: Store, names: list[str]) -> None:
