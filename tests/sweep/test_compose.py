@@ -8,7 +8,7 @@ CHOICES = {
     "scorer": ["window_attention", "recent", "none"],
     "allocator": ["uniform", "pyramid", "random_heads", "visual_heads"],
     "task": ["documents", "reading", "charts"],
-    "budget": ["8", "64", "10%", "'64'", "0.5", "null", "abc", "${seed}"],
+    "budget": ["8", "64", "25%", "'64'", "0.5", "null", "abc", "${seed}"],
     "rho": ["0", "1", "0.1", "x", "true"],
     "seed": ["0", "3", "1.5"],
     "rounding": ["exact", "paper"],
@@ -64,9 +64,9 @@ def test_a_scorer_can_be_replaced_in_several_methods_at_once(make_composer):
 
 
 def test_values_keep_the_types_of_the_schema(make_composer):
-    (point,) = make_composer().points(["rho=1", "budget=10%"])
+    (point,) = make_composer().points(["rho=1", "budget=25%"])
     assert point.settings["rho"] == 1.0 and type(point.settings["rho"]) is float
-    assert point.settings["method"]["budget"] == "10%"
+    assert point.settings["method"]["budget"] == "25%"
 
 
 @pytest.mark.parametrize(
