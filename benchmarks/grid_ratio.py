@@ -54,7 +54,7 @@ def main() -> None:
     batch = int(sys.argv[2]) if len(sys.argv) > 2 else 8
     adapter = Qwen2VL(name="tiny", path=path, dtype="float32", attention="sdpa", image_pixels=2**20)
     loaded = adapter.load(torch.device("cpu"))
-    page = {"entries": [12, 12], "font_size": [16, 19]}
+    page = {"entries": [12, 12], "font_size": [18, 20]}
     task = Documents(
         name="documents", max_new_tokens=NEW_TOKENS, limit=PROMPTS, questions=1, first=0, page=page
     )

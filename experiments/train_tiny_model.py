@@ -1,10 +1,11 @@
 """Train the tiny vision-language model that ships with the package: it reads rendered pages.
 
-    python -m sparsemm.experiments.train_tiny_model out=outputs/tiny minutes=90
+    python -m sparsemm.experiments.train_tiny_model out=outputs/tiny steps=13000
 
 Runs on a CPU or a GPU, shows progress, writes a checkpoint every few minutes and goes on from it when it
 is started again. Pages grow from one entry to a full page; the next size starts when the present one is
-read. The rate decays over the last part of the time. Loss is on the answers only.
+read. The rate decays over the last part of the steps. Loss is on the answers only. The pages, their order and
+the first weights follow from the seed; arithmetic differs between machines as it always does.
 """
 
 import json
@@ -17,53 +18,13 @@ from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from sparsemm.experiments.tiny_curriculum import IGNORE, LAST, STAGES, Batch, choose_stage, make_batch
+from torch import nn
 from tqdm import tqdm
 from transformers import Qwen2VLForConditionalGeneration
 
-from sparsemm.models.tiny import MERGE, PATCH_PIXELS, build_config, build_tokenizer, save
-from sparsemm.tasks.pages import PageSpec, make_page
-
-IGNORE = -100
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A page size of the curriculum. `pages` is the number of pages in a step."""
-
-    width: int
-    height: int
-    entries: tuple[int, int]
-    pages: int
-    pass_mark: float  # share of answer characters that ends the stage
-
-
-STAGES = (
-    Stage(96, 16, (1, 1), 64, 0.72),
-    Stage(96, 32, (2, 2), 48, 0.80),
-    Stage(112, 64, (3, 5), 32, 0.77),
-    Stage(176, 128, (4, 7), 24, 0.82),
-    Stage(192, 176, (6, 10), 16, 0.86),
-    Stage(224, 208, (8, 12), 16, 0.88),
-    Stage(256, 256, (10, 13), 12, 2.0),
-    Stage(384, 384, (12, 24), 5, 2.0),  # mixed into the last stage, so that larger pages are read as well
-)
-LAST = len(STAGES) - 2
-MIX = {"document": 0.8, "chart": 0.1, "words": 0.1}  # share of the steps, from the fourth stage on
-
-
-@dataclass(frozen=True)
-class Batch:
-    """ids, labels [B, T]; positions [3, B, T]; pixels [B * patches, 3 * 8 * 8]; grid [B, 3]."""
-
-    ids: Tensor
-    labels: Tensor
-    positions: Tensor
-    pixels: Tensor
-    grid: Tensor
-    reading: bool  # read everything, instead of answering questions
+from sparsemm.models.tiny import build_config, build_tokenizer, save
 
 
 @dataclass
@@ -71,75 +32,13 @@ class Settings:
     """Command line: key=value."""
 
     out: str = "outputs/tiny"
-    minutes: float = 90.0
+    steps: int = 13_000  # 0.2 to 1 s each on 2 cores, by page size
     rate: float = 1e-3
-    decay: float = 0.4  # share of the time in which the rate falls to zero
+    decay: float = 0.4  # share of the steps in which the rate falls to zero
     seed: int = 0
     device: str = "cpu"
     threads: int = 2
     save_every_s: float = 300.0
-    last_stage: int = LAST
-
-
-def patches(images: np.ndarray) -> np.ndarray:
-    """[B, height, width] grey 0..255 -> [B * patches, 3 * 8 * 8] in the order of Qwen2-VL's processor."""
-    count, height, width = images.shape
-    side = PATCH_PIXELS * MERGE
-    ink = (images.astype(np.float32) / 255 - 1.0) / 0.5
-    blocks = ink.reshape(count, height // side, MERGE, PATCH_PIXELS, width // side, MERGE, PATCH_PIXELS)
-    flat = blocks.transpose(0, 1, 4, 2, 5, 3, 6).reshape(-1, 1, PATCH_PIXELS * PATCH_PIXELS)
-    return np.repeat(flat, 3, axis=1).reshape(len(flat), -1)
-
-
-def make_batch(seed: int, step: int, stage_index: int) -> Batch:
-    """The batch of a step; the same everywhere for the same arguments."""
-    rng = random.Random(f"{seed}/{step}/{stage_index}")
-    stage = STAGES[stage_index]
-    kind = rng.choices(list(MIX), list(MIX.values()))[0] if stage_index >= 3 else "document"
-    entries = (stage.entries[0], max(stage.entries)) if kind != "chart" else (3, 8)
-    if kind == "words":
-        entries = (2, max(3, stage.entries[1] // 2))
-    size = ((11, 14), (13, 18), (13, 18))[stage_index] if stage_index < 3 else (15, 20)
-    spec = PageSpec(kind=kind, width=stage.width, height=stage.height, entries=entries, font_size=size)  # type: ignore[arg-type]
-    reading = kind == "words" or rng.random() < 0.35
-    tokenizer = build_tokenizer()
-    encode = lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]  # noqa: E731
-    end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
-    image, images, rows = [], [], []
-    tokens = stage.width * stage.height // (PATCH_PIXELS * MERGE) ** 2
-    image = [
-        tokenizer.convert_tokens_to_ids(t) for t in ("<|vision_start|>", "<|image_pad|>", "<|vision_end|>")
-    ]
-    for place in range(stage.pages):
-        page = make_page("train", spec, (seed * 10**9 + step) * 1000 + place)
-        images.append(np.asarray(page.image))
-        ids = [image[0], *[image[1]] * tokens, image[2]]
-        labels = [IGNORE] * len(ids)
-        pairs = [("read", page.text)] if reading else rng.sample(page.pairs, min(len(page.pairs), 12))
-        for key, value in pairs:
-            question, answer = encode(f"{key}?"), [*encode(value), end]
-            ids += question + answer
-            labels += [IGNORE] * len(question) + answer
-        rows.append((ids, labels))
-    longest = max(len(ids) for ids, _ in rows)
-    grid_h, grid_w = stage.height // PATCH_PIXELS, stage.width // PATCH_PIXELS
-    return Batch(
-        torch.tensor([ids + [pad] * (longest - len(ids)) for ids, _ in rows]),
-        torch.tensor([labels + [IGNORE] * (longest - len(labels)) for _, labels in rows]),
-        _positions(grid_h // MERGE, grid_w // MERGE, longest)[:, None].expand(3, stage.pages, longest),
-        torch.from_numpy(patches(np.stack(images))),
-        torch.tensor([[1, grid_h, grid_w]] * stage.pages),
-        reading,
-    )
-
-
-def _positions(height: int, width: int, length: int) -> Tensor:
-    """M-RoPE positions [3, length] of: start mark, height x width image tokens, text."""
-    grid = torch.stack(
-        torch.meshgrid(torch.arange(1), torch.arange(height), torch.arange(width), indexing="ij")
-    ).reshape(3, -1)
-    text = torch.arange(length - 1 - height * width) + max(height, width) + 1
-    return torch.cat([torch.zeros(3, 1), grid + 1, text.expand(3, -1)], dim=1).long()
 
 
 def initialise(model: nn.Module) -> None:
@@ -153,30 +52,57 @@ def initialise(model: nn.Module) -> None:
         nn.init.normal_(weight, std=std)
 
 
-def choose_stage(rng: random.Random, now: int) -> int:
-    """Mostly the present stage; sometimes one of the two before it, and at the end the largest page."""
-    draw = rng.random()
-    if now == LAST and draw < 0.15:
-        return LAST + 1
-    return rng.randint(max(0, now - 2), now - 1) if now and draw < 0.2 else now
-
-
-def batches(settings: Settings, step: int, stage: list[int]) -> Iterator[tuple[int, Batch]]:
+def batches(settings: Settings, progress: "Progress") -> Iterator[tuple[int, Batch]]:
     """(stage index, batch) for every step, made in another process a few steps ahead."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         ahead: list[tuple[int, Future[Batch]]] = []
+        step = progress.step
         while True:
             while len(ahead) < 4:
                 rng = random.Random(f"{settings.seed}/{step}")
-                index = choose_stage(rng, stage[0])
+                index = choose_stage(rng, progress.stage)
                 ahead.append((index, pool.submit(make_batch, settings.seed, step, index)))
                 step += 1
             index, future = ahead.pop(0)
             yield index, future.result()
 
 
+@dataclass
+class Progress:
+    """Where the training is; part of the checkpoint."""
+
+    step: int = 0
+    stage: int = 0
+    read: float = 0.0  # running share of right characters when reading everything
+    answer: float = 0.0  # the same when answering questions
+    steps_here: int = 0  # in this stage
+    spent_s: float = 0.0
+
+    def saw(self, batch: Batch, share: float) -> None:
+        """Count a batch of the present stage."""
+        self.steps_here += 1
+        if batch.reading:
+            self.read += 0.04 * (share - self.read)
+        else:
+            self.answer += 0.04 * (share - self.answer)
+
+    def advance(self) -> bool:
+        """Go to the next page size where this one is read."""
+        done = min(self.read, self.answer) > STAGES[self.stage].pass_mark and self.steps_here >= 60
+        if self.stage == LAST or not done:
+            return False
+        self.stage, self.steps_here, self.read, self.answer = self.stage + 1, 0, 0.0, 0.0
+        return True
+
+
+def rate_at(settings: Settings, step: int) -> float:
+    """The learning rate: warm-up, constant, then a cosine to 2 % over the last part."""
+    left = min(1.0, (1 - step / settings.steps) / settings.decay)
+    return settings.rate * min(1.0, (step + 1) / 200) * (0.02 + 0.49 * (1 - math.cos(math.pi * left)))
+
+
 def train(settings: Settings) -> None:
-    """Train until the minutes are over, then save the model to `out`/model."""
+    """Train for `steps` steps, then save the model to `out`/model."""
     torch.set_num_threads(settings.threads)
     torch.manual_seed(settings.seed)
     out = Path(settings.out)
@@ -184,102 +110,76 @@ def train(settings: Settings) -> None:
     tokenizer = build_tokenizer()
     model = Qwen2VLForConditionalGeneration(build_config(tokenizer)).to(settings.device).float().train()
     initialise(model)
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": [p for p in model.parameters() if p.dim() >= 2], "weight_decay": 0.02},
-            {"params": [p for p in model.parameters() if p.dim() < 2], "weight_decay": 0.0},
-        ],
-        lr=settings.rate,
-        betas=(0.9, 0.98),
-    )
-    checkpoint = out / "checkpoint.pt"
-    step, spent_s, stage = 0, 0.0, [0]
+    matrices = [p for p in model.parameters() if p.dim() >= 2]
+    vectors = [p for p in model.parameters() if p.dim() < 2]
+    groups = [{"params": matrices, "weight_decay": 0.02}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=settings.rate, betas=(0.9, 0.98))
+    checkpoint, progress = out / "checkpoint.pt", Progress()
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True, map_location=settings.device)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-        step, spent_s, stage = state["step"], state["spent_s"], [state["stage"]]
+        progress = Progress(**state["progress"])
 
     def keep() -> None:
-        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-        torch.save(
-            {**state, "step": step, "spent_s": spent_s, "stage": stage[0]}, checkpoint.with_suffix(".tmp")
-        )
+        state = {
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "progress": asdict(progress),
+        }
+        torch.save(state, checkpoint.with_suffix(".tmp"))
         checkpoint.with_suffix(".tmp").replace(checkpoint)
 
-    budget_s = settings.minutes * 60
-    right = {True: 0.0, False: 0.0}  # running share of right characters: reading, answering
-    bar = tqdm(total=round(budget_s), initial=round(spent_s), unit="s", dynamic_ncols=True, mininterval=5)
     saved_at = last = time.monotonic()
-    steps_here = 0
-    log = (out / "log.jsonl").open("a")
-    for index, batch in batches(settings, step, stage):
-        left = 1 - spent_s / budget_s
-        for group in optimizer.param_groups:
-            warm = min(1.0, (step + 1) / 200)
-            group["lr"] = (
-                settings.rate
-                * warm
-                * (0.02 + 0.98 * 0.5 * (1 - math.cos(math.pi * min(1.0, max(0.0, left) / settings.decay))))
-            )
-        output = model(
-            input_ids=batch.ids.to(settings.device),
-            position_ids=batch.positions.to(settings.device),
-            pixel_values=batch.pixels.to(settings.device),
-            image_grid_thw=batch.grid.to(settings.device),
-            use_cache=False,
-        )
-        targets = batch.labels[:, 1:].to(settings.device)
-        asked = targets != IGNORE
-        logits = output.logits[:, :-1][asked]
-        loss = nn.functional.cross_entropy(logits, targets[asked])
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        step += 1
-        now = time.monotonic()
-        spent_s, last = spent_s + now - last, now
-        if index == stage[0]:
-            share = (logits.argmax(-1) == targets[asked]).float().mean().item()
-            right[batch.reading] += 0.04 * (share - right[batch.reading])
-            steps_here += 1
-        bar.set_postfix_str(
-            f"step {step} stage {stage[0]} loss {loss.item():.3f} "
-            f"read {right[True]:.3f} answer {right[False]:.3f}"
-        )
-        bar.n = round(spent_s)
-        bar.refresh() if step % 50 == 0 else None
-        if step % 50 == 0:
-            record = {
-                "step": step,
-                "stage": stage[0],
-                "loss": loss.item(),
-                "read": right[True],
-                "answer": right[False],
-                "spent_s": spent_s,
-            }
-            log.write(json.dumps(record) + "\n")
-            log.flush()
-        if (
-            stage[0] < settings.last_stage
-            and min(right.values()) > STAGES[stage[0]].pass_mark
-            and steps_here >= 60
-        ):
-            stage[0] += 1
-            steps_here = 0
-            right = {True: 0.0, False: 0.0}
-            keep()
-        if now - saved_at > settings.save_every_s:
-            keep()
-            saved_at = now
-        if spent_s >= budget_s:
-            break
+    with (
+        (out / "log.jsonl").open("a") as log,
+        tqdm(total=settings.steps, initial=progress.step, unit="step", dynamic_ncols=True) as bar,
+    ):
+        for index, batch in batches(settings, progress):
+            for group in optimizer.param_groups:
+                group["lr"] = rate_at(settings, progress.step)
+            loss, share = _update(model, optimizer, batch, settings.device)
+            progress.step += 1
+            now = time.monotonic()
+            progress.spent_s, last = progress.spent_s + now - last, now
+            if index == progress.stage:
+                progress.saw(batch, share)
+            bar.update()
+            bar.set_postfix(stage=progress.stage, loss=loss, read=progress.read, answer=progress.answer)
+            if progress.step % 50 == 0:
+                log.write(json.dumps({**asdict(progress), "loss": loss}) + "\n")
+                log.flush()
+            if progress.advance() or now - saved_at > settings.save_every_s:
+                keep()
+                saved_at = now
+            if progress.step >= settings.steps:
+                break
     keep()
     save(model.eval().half(), tokenizer, pixels=1024 * 1024, folder=out / "model")
-    report = {"settings": asdict(settings), "steps": step, "spent_s": round(spent_s)}
-    report["torch"] = torch.__version__
+    report = {"settings": asdict(settings), **asdict(progress), "torch": torch.__version__}
     (out / "training.json").write_text(json.dumps(report, indent=1))
+
+
+def _update(
+    model: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, device: str
+) -> tuple[float, float]:
+    """One step; (loss, share of right answer characters)."""
+    output = model(
+        input_ids=batch.ids.to(device),
+        position_ids=batch.positions.to(device),
+        pixel_values=batch.pixels.to(device),
+        image_grid_thw=batch.grid.to(device),
+        use_cache=False,
+    )
+    targets = batch.labels[:, 1:].to(device)
+    asked = targets != IGNORE
+    logits = output.logits[:, :-1][asked]
+    loss = nn.functional.cross_entropy(logits, targets[asked])
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    return loss.item(), (logits.argmax(-1) == targets[asked]).float().mean().item()
 
 
 def main(arguments: list[str]) -> None:

@@ -82,11 +82,11 @@ class LoadedQwen2VL(LoadedModel):
         ids = self.tokenizer(
             text.replace(IMAGE_TOKEN, IMAGE_TOKEN * count), add_special_tokens=False, return_tensors="pt"
         )["input_ids"]
-        positions, _ = self.model.model.get_rope_index(
-            ids, image_grid_thw=grid, mm_token_type_ids=(ids == self.image_id).int()
-        )
+        kinds = (ids == self.image_id).int()  # without them, generate() silently uses plain positions
+        positions, _ = self.model.model.get_rope_index(ids, image_grid_thw=grid, mm_token_type_ids=kinds)
         inputs = {
             "input_ids": ids,
+            "mm_token_type_ids": kinds,
             "position_ids": positions,
             "pixel_values": encoded["pixel_values"].to(self.model.dtype),
             "image_grid_thw": grid,

@@ -56,7 +56,7 @@ class PageSpec:
     width: int = 256  # pixels
     height: int = 256  # pixels
     entries: tuple[int, int] = (12, 12)  # fewest and most entries, inclusive
-    font_size: tuple[int, int] = (16, 19)  # pixels, inclusive
+    font_size: tuple[int, int] = (18, 20)  # pixels, inclusive
     contrast: tuple[int, int] = (120, 255)  # grey levels between ink and paper, inclusive
     fonts: tuple[str, ...] = ()  # empty: all that the namespace may use
 

@@ -107,7 +107,7 @@ def test_the_search_writes_a_file_that_the_methods_read(tmp_path, capsys):
     tiny = "pkg://sparsemm.data/tiny"
     adapter = Qwen2VL(name="tiny", path=tiny, dtype="float32", attention="sdpa", image_pixels=2**20)
     assert content["model"] == adapter.content_id()
-    spec = PageSpec("document", 176, 128, (4, 4), (16, 19))
+    spec = PageSpec("document", 176, 128, (4, 4), (18, 20))
     assert content["images"] == [png_sha256(make_page("heads", spec, index).image)[:16] for index in (0, 1)]
     assert content["samples"] == 2
     assert "2 pages" in capsys.readouterr().out
