@@ -27,7 +27,7 @@ from sparsemm.methods.scorers.window_attention import WindowAttention
 from sparsemm.models.qwen2_vl import Qwen2VL
 from sparsemm.tasks.synthetic import Documents
 
-BUDGETS = (8, 12, 16, 24, 32, 48)
+BUDGETS = (6, 8, 12, 16, 32, 64)
 PROMPTS, ROUNDS, WINDOW, NEW_TOKENS = 32, 7, 4, 6
 
 

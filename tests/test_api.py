@@ -20,9 +20,7 @@ def model(random_model_folder: Path) -> Qwen2VLForConditionalGeneration:
 @pytest.fixture(scope="module")
 def inputs(loaded: LoadedQwen2VL) -> dict[str, torch.Tensor]:
     prompt = loaded.prompt(make_page("eval", PageSpec("document", 96, 64, (2, 2)), 0).image, "ab?")
-    ids = prompt.inputs["input_ids"]
-    rest = {name: value for name, value in prompt.inputs.items() if name != "position_ids"}
-    return {**rest, "mm_token_type_ids": (ids == loaded.image_id).int()}
+    return {name: value for name, value in prompt.inputs.items() if name != "position_ids"}
 
 
 def test_generate_with_the_full_method_equals_generate_without_a_cache_of_ours(model, inputs):

@@ -88,6 +88,7 @@ class FirstTokens(Scorer):
 """
 SMALL = [
     "method.window=4", "engine.device=cpu", "task.limit=1", "task.page.width=96", "task.page.height=48",
+    "task.page.font_size=[12,14]",
     "task.page.entries=[2,2]", "budget=8", "rho=0.1",
 ]  # fmt: skip
 

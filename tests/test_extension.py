@@ -13,7 +13,8 @@ import pytest
 
 CLONE = Path(__file__).parents[1]
 SMALL = [
-    "method.window=4", "task.limit=2", "task.page.width=96", "task.page.height=48", "task.page.entries=[2,2]",
+    "method.window=4", "task.limit=2", "task.page.width=96", "task.page.height=48",
+    "task.page.font_size=[12,14]", "task.page.entries=[2,2]",
     "engine.device=cpu",
 ]  # fmt: skip
 SNIPPET = re.compile(r"```(?:python|yaml)\n# (\S+/\S+)\n(.*?)```", re.DOTALL)

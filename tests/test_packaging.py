@@ -22,7 +22,8 @@ SOURCES = {
 }
 SMALL = [
     "method=full,snapkv", "method.window=4", "budget=8", "task.limit=2", "task.page.width=96",
-    "task.page.height=48", "task.page.entries=[2,2]", "engine.device=cpu",
+    "task.page.height=48",
+    "task.page.font_size=[12,14]", "task.page.entries=[2,2]", "engine.device=cpu",
 ]  # fmt: skip
 Call = Callable[..., subprocess.CompletedProcess[str]]
 

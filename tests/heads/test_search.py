@@ -67,7 +67,6 @@ def test_heads_that_look_at_the_word_score_one_over_its_tokens(eager):
     prompt = eager.prompt(image, READ_ALL)
     says = eager.model.generate(
         **{**prompt.inputs, "attention_mask": torch.ones_like(prompt.inputs["input_ids"])},
-        mm_token_type_ids=(prompt.inputs["input_ids"] == eager.image_id).int(),
         max_new_tokens=12, do_sample=False, output_attentions=True, return_dict_in_generate=True,
     )  # fmt: skip
     ids = [token for token in says.sequences[0, prompt.tokens :].tolist() if token not in eager.eos_ids]

@@ -17,7 +17,8 @@ from sparsemm.sweep.sweeper import make_grid
 
 SETTINGS = [
     "method.window=4", "engine.device=cpu", "engine.threads=1", "engine.batch_prompts=2", "engine.rows=6",
-    "task.limit=8", "task.page.width=96", "task.page.height=48", "task.page.entries=[2,2]",
+    "task.limit=8", "task.page.width=96", "task.page.height=48",
+    "task.page.font_size=[12,14]", "task.page.entries=[2,2]",
 ]  # fmt: skip
 GRID = ["method=full,snapkv,sparsemm,adakv", "budget=8,12"]
 SAMPLES = 16
