@@ -14,6 +14,7 @@ from sparsemm.methods.base import Method
 from sparsemm.methods.scorers.none import NoScorer
 from sparsemm.models.base import LoadedModel
 from sparsemm.models.qwen2_vl import Qwen2VL
+from sparsemm.tasks.pages import EVAL_ONLY_FONTS, SHARED_FONTS
 from sparsemm.tasks.synthetic import Charts, Documents, Reading, SyntheticTask
 
 FULL = Method(name="full", scorer=NoScorer(), allocator=KeepAll(), window=1, budget=None)
@@ -21,17 +22,25 @@ BATCH = 16
 
 
 def tasks(samples: int) -> list[SyntheticTask]:
-    def documents(side: int, entries: int, font: tuple[str, ...] = ()) -> Documents:
-        page = {"width": side, "height": side, "entries": [entries, entries], "fonts": list(font)}
-        name = f"documents, {side}x{side}, {entries} entries" + (f", {font[0]} only" if font else "")
+    shared = {"fonts": list(SHARED_FONTS)}
+
+    def documents(side: int, entries: int, fonts: tuple[str, ...] = SHARED_FONTS) -> Documents:
+        page = {"width": side, "height": side, "entries": [entries, entries], "fonts": list(fonts)}
+        unseen = ", in the font that training never saw" if fonts == EVAL_ONLY_FONTS else ""
+        name = f"documents, {side}x{side}, {entries} entries{unseen}"
         return Documents(name=name, max_new_tokens=8, limit=samples // 2, questions=2, first=0, page=page)
 
     return [
         documents(256, 12),
-        documents(256, 12, ("DejaVuSerif-Bold",)),  # the font that training never saw
+        documents(256, 12, EVAL_ONLY_FONTS),
         documents(384, 16),
         Reading(
-            name="reading", max_new_tokens=48, limit=samples, questions=1, first=0, page={"entries": [3, 3]}
+            name="reading",
+            max_new_tokens=48,
+            limit=samples,
+            questions=1,
+            first=0,
+            page={"entries": [3, 3], **shared},
         ),
         Charts(
             name="charts",
@@ -39,7 +48,7 @@ def tasks(samples: int) -> list[SyntheticTask]:
             limit=samples // 2,
             questions=2,
             first=0,
-            page={"entries": [4, 8]},
+            page={"entries": [4, 8], **shared},
         ),
     ]
 
