@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sparsemm.models.tiny import MERGE, PATCH_PIXELS, build_tokenizer
-from sparsemm.tasks.pages import PageSpec, make_page
+from sparsemm.tasks.pages import Kind, PageSpec, make_page
 
 IGNORE = -100
 
@@ -36,7 +36,11 @@ STAGES = (
     Stage(384, 384, (12, 24), (15, 20), 5, 2.0),  # mixed into the last stage: larger pages are read as well
 )
 LAST = len(STAGES) - 2
-MIX = {"document": 0.8, "chart": 0.1, "words": 0.1}  # share of the steps, from the fourth stage on
+MIX: dict[Kind, float] = {
+    "document": 0.8,
+    "chart": 0.1,
+    "words": 0.1,
+}  # share of the steps, from the fourth stage on
 
 
 @dataclass(frozen=True)
@@ -65,13 +69,13 @@ def make_batch(seed: int, step: int, stage_index: int) -> Batch:
     """The batch of a step; the same everywhere for the same arguments."""
     rng = random.Random(f"{seed}/{step}/{stage_index}")
     stage = STAGES[stage_index]
-    kind = rng.choices(list(MIX), list(MIX.values()))[0] if stage_index >= 3 else "document"
+    kind: Kind = rng.choices(list(MIX), list(MIX.values()))[0] if stage_index >= 3 else "document"
     entries = (stage.entries[0], max(stage.entries)) if kind != "chart" else (3, 8)
     if kind == "words":
         entries = (2, max(3, stage.entries[1] // 2))
     spec = PageSpec(
         kind=kind, width=stage.width, height=stage.height, entries=entries, font_size=stage.font_size
-    )  # type: ignore[arg-type]
+    )
     reading = kind == "words" or rng.random() < 0.35
     tokenizer = build_tokenizer()
     encode = lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]  # noqa: E731
