@@ -39,6 +39,7 @@ class Settings:
     device: str = "cpu"
     threads: int = 2
     save_every_s: float = 300.0
+    init: str = ""  # a saved model to go on from, at the last stage
 
 
 def initialise(model: nn.Module) -> None:
@@ -120,6 +121,10 @@ def train(settings: Settings) -> None:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         progress = Progress(**state["progress"])
+    elif settings.init:
+        start = Qwen2VLForConditionalGeneration.from_pretrained(settings.init, dtype=torch.float32)
+        model.load_state_dict(start.state_dict())
+        progress.stage = LAST
 
     def keep() -> None:
         state = {
