@@ -22,7 +22,7 @@ ALLOWED = {
     "methods": ("kernels",),
     "cache": ("kernels",),
     "tasks": ("paths",),
-    # An adapter prepares its model for the ragged cache: engine.attention imports nothing of ours.
+    # An adapter prepares its model for the ragged cache; engine.attention imports models.base only.
     "models": ("methods", "paths", "engine.attention"),
     "engine": ("cache", "kernels", "methods", "models", "tasks"),
     "results": ("paths",),

@@ -11,19 +11,19 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-PREFILL_BACKENDS = ("sdpa",)
+from sparsemm.models.base import ATTENTIONS
 
 
 def use_ragged_attention(model: PreTrainedModel, prefill: str = "sdpa") -> PreTrainedModel:
     """Let a model's text layers read RaggedCache; `prefill` is the attention that reads prompts.
 
     Raises:
-        ValueError: an attention that is not one of PREFILL_BACKENDS.
+        ValueError: an attention that is not one of ATTENTIONS.
     """
-    if prefill not in PREFILL_BACKENDS:
-        raise ValueError(f"model.attention={prefill}: must be one of {', '.join(PREFILL_BACKENDS)}.")
-    text = "text_config" if hasattr(model.config, "text_config") else ""
-    model.set_attn_implementation({text: f"ragged_{prefill}"} if text else f"ragged_{prefill}")
+    if prefill not in ATTENTIONS:
+        raise ValueError(f"model.attention={prefill}: must be one of {', '.join(ATTENTIONS)}.")
+    ours = f"ragged_{prefill}"
+    model.set_attn_implementation({"text_config": ours} if hasattr(model.config, "text_config") else ours)
     return model
 
 
@@ -51,6 +51,6 @@ def _ragged(backend: str) -> Any:
     return ragged_attention
 
 
-for _backend in PREFILL_BACKENDS:
+for _backend in ATTENTIONS:
     AttentionInterface.register(f"ragged_{_backend}", _ragged(_backend))
     AttentionMaskInterface.register(f"ragged_{_backend}", ALL_MASK_ATTENTION_FUNCTIONS[_backend])

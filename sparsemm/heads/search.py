@@ -118,7 +118,7 @@ def search(settings: Settings) -> dict[str, Any]:
             f"width={settings.width} height={settings.height}: must be multiples of {_side(loaded)}."
         )
     loaded.model.set_attn_implementation({"text_config": "eager", "vision_config": "sdpa"})
-    spec = PageSpec("document", settings.width, settings.height, (settings.entries,) * 2, (18, 20))
+    spec = PageSpec("document", settings.width, settings.height, (settings.entries,) * 2)
     total, counts, images = torch.zeros(loaded.shape.layers, loaded.shape.query_heads), [], []
     for index in tqdm(range(settings.pages), desc="reading", unit="page"):
         page = make_page("heads", spec, index)

@@ -172,8 +172,9 @@ def _checked(checkable: Any) -> Any:
 
 
 def _check_values(settings: Settings) -> None:
-    if not 0 <= settings["rho"] <= 1:
-        raise ValueError(f"rho={settings['rho']}: must be between 0 and 1, the share that every head gets.")
+    from sparsemm.methods.head_shares import check_rho
+
+    check_rho(settings["rho"])  # a method that ignores rho would not look at it
     if settings["seed"] < 0:
         raise ValueError(f"seed={settings['seed']}: must be 0 or more. Set seed.")
 

@@ -123,6 +123,7 @@ class _Group:
             torch.set_num_threads(engine["threads"])
         self.device = find_device(engine["device"])
         self.task: Task = build_task(settings)
+        self.ids = [self.task.ids(index)[0] for index in range(len(self.task))]
         self.adapter = build_model(settings)
         self.cells = list(pool.map(self._take, entries))
         self.clock = Clock(cells=len(entries))
@@ -142,7 +143,7 @@ class _Group:
 
     def run(self) -> None:
         """Answer what is missing, then publish results."""
-        ids = [self.task.ids(index)[0] for index in range(len(self.task))]
+        ids = self.ids
         todo = [index for index, name in enumerate(ids) if any(name not in cell.done for cell in self.cells)]
         self.beat.update(state="running", done=len(ids) - len(todo), total=len(ids), rate_per_s=None)
         self.beat.beat()
@@ -248,10 +249,9 @@ class _Group:
     def _finish(self, cell: _Running) -> None:
         """Publish a cell's result once every sample has a record."""
         merged = cell.folder.samples()
-        ids = [self.task.ids(index)[0] for index in range(len(self.task))]
-        if any(name not in merged.records for name in ids):
+        if any(name not in merged.records for name in self.ids):
             return
-        records = [merged.records[name] for name in ids]
+        records = [merged.records[name] for name in self.ids]
         if all(record["error"] is not None for record in records):
             cell.folder.write_failure(f"every sample failed; first: {records[0]['error']}")
         else:
