@@ -6,6 +6,8 @@
 PYTHON ?=# the interpreter for .venv; empty: python3, or the first of python3.13 ... that is new enough
 TORCH ?= torch==2.13.0# named on the command line of pip, so that pip keeps this build of it
 
+LMMS_EVAL := lmms-eval==0.7.3# without its dependencies: see "eval" in pyproject.toml
+
 BIN := .venv/bin
 export PYTHONSAFEPATH := 1# a folder of the clone never shadows an installed package
 
@@ -52,5 +54,6 @@ clean:  ## remove .venv and caches; outputs/ stays
 	@touch $@
 
 .venv/.installed-dev: pyproject.toml | .venv/.made
-	$(BIN)/python -m pip install $(TORCH) -e ".[dev]"
+	$(BIN)/python -m pip install $(TORCH) -e ".[dev,eval]"
+	$(BIN)/python -m pip install --no-deps $(LMMS_EVAL)
 	@touch .venv/.installed $@

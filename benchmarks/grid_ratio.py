@@ -52,13 +52,13 @@ def grid(layers: int, heads: int) -> list[Method]:
 def main() -> None:
     path = sys.argv[1] if len(sys.argv) > 1 else "pkg://sparsemm.data/tiny"
     batch = int(sys.argv[2]) if len(sys.argv) > 2 else 8
-    adapter = Qwen2VL(name="tiny", path=path, dtype="float32", attention="sdpa", image_pixels=2**20)
+    adapter = Qwen2VL(name="tiny", path=path, dtype="float32", attention="sdpa", max_pixels=2**20)
     loaded = adapter.load(torch.device("cpu"))
     page = {"entries": [12, 12], "font_size": [18, 20]}
     task = Documents(
         name="documents", max_new_tokens=NEW_TOKENS, limit=PROMPTS, questions=1, first=0, page=page
     )
-    prompts = [loaded.prompt(task.sample(i).image(), task.sample(i).question) for i in range(PROMPTS)]
+    prompts = [loaded.prompt(task.sample(i).images()[0], task.sample(i).question) for i in range(PROMPTS)]
     methods = grid(loaded.shape.layers, loaded.shape.query_heads)
     alone, together = Engine(loaded, methods[:1], NEW_TOKENS), Engine(loaded, methods, NEW_TOKENS)
 

@@ -58,7 +58,7 @@ def evaluate(loaded: LoadedModel, task: SyntheticTask) -> tuple[float, float, in
     engine, exact, score, tokens = Engine(loaded, [FULL], task.max_new_tokens), 0, 0.0, 0
     for start in tqdm(range(0, len(task), BATCH), desc=task.name):
         samples = [task.sample(index) for index in range(start, min(start + BATCH, len(task)))]
-        prompts = [loaded.prompt(sample.image(), sample.question) for sample in samples]
+        prompts = [loaded.prompt(sample.images()[0], sample.question) for sample in samples]
         for sample, (answer,) in zip(samples, engine.answer(prompts), strict=True):
             text = loaded.text(answer.token_ids)
             exact += text in sample.references
@@ -70,7 +70,7 @@ def evaluate(loaded: LoadedModel, task: SyntheticTask) -> tuple[float, float, in
 def main() -> None:
     path = sys.argv[1] if len(sys.argv) > 1 else "pkg://sparsemm.data/tiny"
     samples = int(sys.argv[2]) if len(sys.argv) > 2 else 500
-    adapter = Qwen2VL(name="tiny", path=path, dtype="float32", attention="sdpa", image_pixels=2**20)
+    adapter = Qwen2VL(name="tiny", path=path, dtype="float32", attention="sdpa", max_pixels=2**20)
     loaded = adapter.load(torch.device("cpu"))
     print("| task | n | prompt tokens | exact match | score | metric |\n|---|---|---|---|---|---|")
     for task in tasks(samples):

@@ -23,20 +23,6 @@ DEVICES = ("auto", "cpu", "cuda")
 
 
 @dataclass
-class ModelConf:
-    """A model family's adapter and what it loads."""
-
-    _target_: str = MISSING
-    name: str = MISSING
-    path: str = MISSING
-    revision: str | None = MISSING
-    dtype: str = MISSING
-    attention: str = MISSING
-    image_pixels: int = MISSING
-    head_scores: str | None = MISSING
-
-
-@dataclass
 class MethodConf:
     """A protection and a budget; the scorer and the allocator are sections of their own."""
 
@@ -86,6 +72,7 @@ class EngineConf:
 class RunConf:
     """The root. Sections of type Any are checked against the class that their `_target_` names."""
 
+    protocol: Any = MISSING
     model: Any = MISSING
     method: MethodConf = field(default_factory=MethodConf)
     scorer: Any = MISSING
@@ -104,7 +91,7 @@ class RunConf:
 def register_schemas() -> None:
     """Put the schemas into Hydra's ConfigStore, in a group of their own: no option list shows them."""
     store = ConfigStore.instance()
-    for name, node in (("run", RunConf), ("model", ModelConf), ("task", TaskConf), ("engine", EngineConf)):
+    for name, node in (("run", RunConf), ("task", TaskConf), ("engine", EngineConf)):
         store.store(group="schema", name=name, node=node, provider="sparsemm")
 
 

@@ -1,7 +1,10 @@
-"""Where things are: package data by name, everything else by path."""
+"""Where things are: package data by name, hub repositories by id, everything else by path."""
 
+import re
 from importlib.resources import files
 from pathlib import Path
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 def resolve(path: str) -> Path:
@@ -10,3 +13,13 @@ def resolve(path: str) -> Path:
         package, _, inside = path.removeprefix("pkg://").partition("/")
         return Path(str(files(package).joinpath(inside)))
     return Path(path).expanduser()
+
+
+def is_hub_id(path: str) -> bool:
+    """Whether `path` names a repository of a hub: it looks like owner/name, and no such folder is here."""
+    return _HUB_ID.fullmatch(path) is not None and not Path(path).exists()
+
+
+def absolute(path: str) -> str:
+    """The same place from any working directory; hub ids and pkg:// stay as they are."""
+    return path if "://" in path or is_hub_id(path) else str(Path(path).expanduser().absolute())

@@ -32,5 +32,5 @@ def loaded(random_model_folder: Path) -> LoadedQwen2VL:
 
 def load(folder: Path, dtype: str) -> LoadedQwen2VL:
     """A model folder in any dtype."""
-    adapter = Qwen2VL(name="random", path=str(folder), dtype=dtype, attention="sdpa", image_pixels=2**20)
+    adapter = Qwen2VL(name="random", path=str(folder), dtype=dtype, attention="sdpa", max_pixels=2**20)
     return adapter.load(torch.device("cpu"))

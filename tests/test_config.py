@@ -13,7 +13,7 @@ from hydra.types import RunMode
 
 import sparsemm.methods
 from sparsemm.cli import register
-from sparsemm.config import ModelConf, build, build_method, build_task, check_settings, check_target
+from sparsemm.config import EngineConf, build, build_method, build_task, check_settings, check_target
 from sparsemm.sweep.compose import Composer
 
 CONF = Path(sparsemm.conf.__path__[0])
@@ -113,4 +113,4 @@ def test_a_group_file_that_does_not_fit_its_class_is_refused(node, words):
 
 
 def test_schemas_carry_no_values():
-    assert set(vars(ModelConf()).values()) == {"???"}
+    assert set(vars(EngineConf()).values()) == {"???"}

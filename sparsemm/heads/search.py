@@ -110,7 +110,7 @@ def _side(loaded: LoadedModel) -> int:
 def search(settings: Settings) -> dict[str, Any]:
     """The content of a head-score file."""
     adapter = Qwen2VL(
-        **{"name": "tiny", "dtype": "float32", "attention": "sdpa", "image_pixels": 2**20, **settings.model}
+        **{"name": "tiny", "dtype": "float32", "attention": "sdpa", "max_pixels": 2**20, **settings.model}
     )
     loaded = adapter.load(torch.device("cpu"))
     if settings.width % _side(loaded) or settings.height % _side(loaded):

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from sparsemm.methods.base import ModelShape
+from sparsemm.needs import Need
 from sparsemm.paths import resolve
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -21,19 +22,24 @@ ATTENTIONS = ("sdpa",)  # that can read prompts
 _WHOLE_FILE = 256 * 2**20  # bytes; of larger files only size, first and last MiB enter the content id
 
 
+Box = tuple[float, float, float, float]
+
+
 @dataclass(frozen=True)
 class Prompt:
-    """One question about one image, ready for the model.
+    """One question about some images, ready for the model.
 
     Args:
         inputs: what the model's forward takes, batch of one, position ids included.
         tokens: T.
         next_position: the position of the first answer token.
+        image_sizes: (width, height) of the images as they came, in pixels.
     """
 
     inputs: dict[str, Tensor]
     tokens: int
     next_position: int
+    image_sizes: tuple[tuple[int, int], ...] = ()
 
 
 class LoadedModel(ABC):
@@ -43,11 +49,32 @@ class LoadedModel(ABC):
     tokenizer: Any
     shape: ModelShape
     device: torch.device
-    eos_ids: tuple[int, ...]
+    eos_ids: tuple[int, ...]  # a generated token among them ends the answer
+    repetition_penalty: float = 1.0  # of tokens that the prompt or the answer holds, as in generate()
+    context: int | None = None  # most tokens of prompt and answer together, where the model sets a limit
+
+    def prompt(self, images: Image.Image | Sequence[Image.Image], question: str) -> Prompt:
+        """Encode images (first) and a question.
+
+        Raises:
+            ValueError: what this model cannot read.
+        """
+        found = [images] if isinstance(images, Image.Image) else list(images)
+        return self._prompt([image.convert("RGB") for image in found], question)
 
     @abstractmethod
-    def prompt(self, image: Image.Image, question: str) -> Prompt:
-        """Encode an image and a question."""
+    def _prompt(self, images: list[Image.Image], question: str) -> Prompt:
+        """Encode RGB images and a question."""
+
+    def box_tokens(self, prompt: Prompt, box: Box, image: int = 0) -> Tensor:
+        """[k] int64: where in the prompt the image tokens stand that see any part of a box.
+
+        Args:
+            prompt: as made by `prompt`.
+            box: left, top, right, bottom in pixels of the image as it came; right and bottom are outside.
+            image: which of the prompt's images.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not say where the tokens of a box are")
 
     @abstractmethod
     def decode_positions(self, positions: Tensor) -> Tensor:
@@ -63,20 +90,30 @@ class ModelAdapter(ABC):
     """A model as configuration: nothing is read until it is asked for."""
 
     name: str
-    path: str  # a local folder, or pkg://package/folder
+    path: str  # a hub id, a local folder, or pkg://package/folder
     dtype: str
     attention: str
-    image_pixels: int
-    revision: str | None = None
+    revision: str | None = None  # of a hub id: branch, tag or commit
+    device_map: str | None = None  # how accelerate spreads the weights: auto, balanced, ...; null: one device
     head_scores: str | None = None
+    system: str | None = None  # system prompt; null: what the chat template says
+    jpeg: bool = False  # images are re-encoded as JPEG (Pillow's default quality) before the processor
+    eos: Literal["tokenizer", "generation_config"] = "tokenizer"  # whose end tokens end an answer
+    generation_config: bool = False  # the model's own repetition penalty applies
+    stop_strings: bool = True  # an answer ends at its task's stop strings
+    max_new_tokens: int = 128  # of tasks that name no limit
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise ValueError(f"model.dtype={self.dtype}: must be one of {', '.join(DTYPES)}.")
         if self.attention not in ATTENTIONS:
             raise ValueError(f"model.attention={self.attention}: must be one of {', '.join(ATTENTIONS)}.")
-        if self.image_pixels <= 0:
-            raise ValueError(f"model.image_pixels={self.image_pixels}: must be a positive number of pixels.")
+        if self.max_new_tokens < 1:
+            raise ValueError(f"model.max_new_tokens={self.max_new_tokens}: must be at least 1.")
+
+    def needs(self) -> tuple[Need, ...]:
+        """What must be brought before this model can be loaded; the shape is known only where it is empty."""
+        return ()
 
     @property
     def folder(self) -> Path:

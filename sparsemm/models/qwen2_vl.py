@@ -17,6 +17,13 @@ IMAGE_TOKEN = "<|image_pad|>"
 class Qwen2VL(ModelAdapter):
     """Qwen2-VL from a local folder."""
 
+    max_pixels: int | None = None  # most pixels that an image may keep; null: the processor's own limit
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.max_pixels is not None and self.max_pixels <= 0:
+            raise ValueError(f"model.max_pixels={self.max_pixels}: must be a positive number of pixels.")
+
     def shape(self) -> ModelShape:
         """Layers and heads, read from config.json alone."""
         config = self.config()
@@ -65,14 +72,16 @@ class LoadedQwen2VL(LoadedModel):
         self.tokenizer = AutoTokenizer.from_pretrained(folder, **kwargs)
         self.images = Qwen2VLImageProcessorPil.from_pretrained(folder, **kwargs)
         size = dict(self.images.size)
-        self.images.size = {**size, "longest_edge": min(adapter.image_pixels, size["longest_edge"])}
+        most = adapter.max_pixels or size["longest_edge"]
+        self.images.size = {**size, "longest_edge": min(most, size["longest_edge"])}
         self.shape, self.device = adapter.shape(), device
         self.image_id = self.tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
         self.eos_ids = (int(self.tokenizer.eos_token_id),)
 
-    def prompt(self, image: Image.Image, question: str) -> Prompt:
+    def _prompt(self, images: list[Image.Image], question: str) -> Prompt:
         """Chat template with the image first; M-RoPE positions from the model."""
-        encoded = self.images(images=[image.convert("RGB")], return_tensors="pt")
+        (image,) = images
+        encoded = self.images(images=[image], return_tensors="pt")
         grid = encoded["image_grid_thw"]
         count = int(grid.prod()) // self.images.merge_size**2
         content = [{"type": "image"}, {"type": "text", "text": question}]
@@ -95,6 +104,7 @@ class LoadedQwen2VL(LoadedModel):
             {name: tensor.to(self.device) for name, tensor in inputs.items()},
             ids.shape[1],
             int(positions.max()) + 1,
+            (image.size,),
         )
 
     def decode_positions(self, positions: Tensor) -> Tensor:

@@ -21,7 +21,8 @@ from sparsemm.paths import resolve
 
 NUMERICS = 1  # raise it when a change of the code changes results
 SECTIONS = ("model", "method", "scorer", "allocator", "task", "engine")
-NAMES_ONLY = ("name", "path", "revision", "head_scores")  # what they lead to is in the identity as content
+# what they lead to is in the identity as content; where the weights lie changes nothing
+NAMES_ONLY = ("name", "path", "revision", "head_scores", "device_map")
 PATHS = ("path", "head_scores")  # keys that hold paths of this machine
 DIGESTS = (("model", "content"), ("task", "data"))  # in a label only where nothing readable tells cells apart
 SHOWN = 16  # hex digits of a digest in a label

@@ -216,7 +216,8 @@ class _Group:
         key = tuple(cell.entry["fingerprint"] for cell in cells)
         if key not in self.engines:
             methods = [cell.method for cell in cells]
-            self.engines[key] = Engine(loaded, methods, self.task.max_new_tokens, self.fixed_rows)
+            limit = self.task.max_new_tokens or self.adapter.max_new_tokens
+            self.engines[key] = Engine(loaded, methods, limit, self.fixed_rows)
         return self.engines[key]
 
     def _record(
@@ -287,7 +288,7 @@ def find_device(name: str) -> torch.device:
 def _prompt(loaded: LoadedModel, sample: Sample) -> Prompt | str:
     """The prompt, or why there is none: an image that cannot be read fails its sample only."""
     try:
-        return loaded.prompt(sample.image(), sample.question)
+        return loaded.prompt(sample.images(), sample.question)
     except Exception as error:  # image decoders raise whatever they like
         return f"{type(error).__name__}: {error}"
 

@@ -1,38 +1,55 @@
 """What a task is: documents, questions about them, and a score for an answer."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from PIL import Image
+
+from sparsemm.needs import Need
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One question. Samples with the same `document` share an image, and are resampled together.
+    """One question. Samples with the same `document` share their images, and are resampled together.
 
     Args:
         id: unique in the task.
         document: the image's id.
         question: what is asked, without any chat template.
         references: answers that count as right.
-        image: makes or reads the image; may raise where it cannot be read.
+        images: makes or reads the images; may raise where one cannot be read.
     """
 
     id: str
     document: str
     question: str
     references: tuple[str, ...]
-    image: Callable[[], Image.Image] = field(compare=False)
+    images: Callable[[], Sequence[Image.Image]] = field(compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task(ABC):
-    """A benchmark as configuration."""
+    """A benchmark as configuration. Scores are fractions in [0, 1], where the metric has that range.
+
+    Args:
+        name: as tables show it.
+        max_new_tokens: longest answer; None where the task leaves it to the model.
+    """
 
     name: str
-    max_new_tokens: int
+    max_new_tokens: int | None
     metric = "accuracy"
+
+    @property
+    def stop_strings(self) -> tuple[str, ...]:
+        """An answer ends before the first of these."""
+        return ()
+
+    def needs(self) -> tuple[Need, ...]:
+        """What must be brought before this task can be asked; its data is known only where it is empty."""
+        return ()
 
     def check(self) -> None:
         """Raise ValueError where the task's data cannot be had."""
@@ -58,5 +75,17 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def score(self, sample: Sample, answer: str) -> float:
-        """Score of one answer, in [0, 1]."""
+    def score(self, sample: Sample, answer: str) -> float | None:
+        """Score of one answer; None where only all answers together have one (see `total`)."""
+
+    def total(self, records: Sequence[Mapping[str, Any]]) -> tuple[float | None, Sequence[float | None]]:
+        """The benchmark's score of a finished cell, and each record's share in it.
+
+        Args:
+            records: of all samples in order, with `sample`, `answer`, `score` and `error`.
+
+        Returns:
+            The score (None: the mean of the shares), and one share per record for intervals and tests (None
+            for a record with an error).
+        """
+        return None, [record["score"] for record in records]

@@ -33,6 +33,7 @@ class SyntheticTask(Task):
     """Pages first, first + 1, ... of the eval namespace, some questions about each."""
 
     kind: ClassVar[Kind]
+    max_new_tokens: int
     limit: int  # pages
     questions: int  # per page
     first: int  # index of the first page
@@ -97,7 +98,7 @@ class SyntheticTask(Task):
         """Question index % questions of page index // questions."""
         number, which = divmod(index, self.questions)
         question, references = self.ask(self._page(number), number, which)
-        return Sample(*self.ids(index), question, references, lambda: self._image(number))
+        return Sample(*self.ids(index), question, references, lambda: [self._image(number)])
 
     def _image(self, number: int) -> Image.Image:
         return self._page(number).image.convert("RGB")

@@ -61,7 +61,7 @@ def make_model(random_model_folder: Path) -> Callable[..., LoadedQwen2VL]:
 
     def load(dtype: str = "float32") -> LoadedQwen2VL:
         adapter = Qwen2VL(
-            name="random", path=str(random_model_folder), dtype=dtype, attention="sdpa", image_pixels=2**20
+            name="random", path=str(random_model_folder), dtype=dtype, attention="sdpa", max_pixels=2**20
         )
         return adapter.load(torch.device("cpu"))
 

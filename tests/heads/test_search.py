@@ -54,7 +54,7 @@ def test_characters_belong_to_the_single_word_that_they_spell(text, expected):
 def eager(random_model_folder):
     """The random model as the search runs it."""
     adapter = Qwen2VL(
-        name="random", path=str(random_model_folder), dtype="float32", attention="sdpa", image_pixels=2**20
+        name="random", path=str(random_model_folder), dtype="float32", attention="sdpa", max_pixels=2**20
     )
     loaded = adapter.load(torch.device("cpu"))
     loaded.model.set_attn_implementation({"text_config": "eager", "vision_config": "sdpa"})
@@ -104,7 +104,7 @@ def test_the_search_writes_a_file_that_the_methods_read(tmp_path, capsys):
     scores = load_head_scores(str(out))
     assert scores.shape == (6, 8) and bool((scores >= 0).all()) and bool((scores > 0).any())
     tiny = "pkg://sparsemm.data/tiny"
-    adapter = Qwen2VL(name="tiny", path=tiny, dtype="float32", attention="sdpa", image_pixels=2**20)
+    adapter = Qwen2VL(name="tiny", path=tiny, dtype="float32", attention="sdpa", max_pixels=2**20)
     assert content["model"] == adapter.content_id()
     spec = PageSpec("document", 176, 128, (4, 4), (18, 20))
     assert content["images"] == [png_sha256(make_page("heads", spec, index).image)[:16] for index in (0, 1)]

@@ -16,7 +16,7 @@ from sparsemm.tasks.pages import PageSpec, make_page
 
 def adapter(folder, **changes) -> Qwen2VL:
     fields = {"name": "x", "path": str(folder), "dtype": "float32", "attention": "sdpa"}
-    return Qwen2VL(**{**fields, "image_pixels": 2**20, **changes})
+    return Qwen2VL(**{**fields, "max_pixels": 2**20, **changes})
 
 
 @pytest.fixture
@@ -61,8 +61,8 @@ def test_a_grey_and_a_colour_page_make_the_same_prompt(loaded):
 
 
 @pytest.mark.parametrize("pixels, most", [(2**20, 256), (128 * 128, 64), (64 * 64, 16)])
-def test_image_pixels_limit_the_image_tokens(random_model_folder, pixels, most):
-    model = adapter(random_model_folder, image_pixels=pixels).load(torch.device("cpu"))
+def test_max_pixels_limit_the_image_tokens(random_model_folder, pixels, most):
+    model = adapter(random_model_folder, max_pixels=pixels).load(torch.device("cpu"))
     ids = model.prompt(image(256, 256), "k?").inputs["input_ids"]
     assert int((ids == model.image_id).sum()) == most
 
@@ -144,7 +144,7 @@ def test_unsafe_weights_are_refused(copy):
     "change, message",
     [
         ({"dtype": "int8"}, r"model.dtype=int8: must be one of float32, bfloat16, float16"),
-        ({"image_pixels": 0}, r"model.image_pixels=0: must be a positive number of pixels"),
+        ({"max_pixels": 0}, r"model.max_pixels=0: must be a positive number of pixels"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(tmp_path, change, message):

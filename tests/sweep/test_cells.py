@@ -44,7 +44,7 @@ def test_what_cannot_change_the_result_does_not_change_the_fingerprint(cells, sa
     "different",
     [
         "model.dtype=bfloat16",
-        "model.image_pixels=4096",
+        "model.max_pixels=4096",
         "budget=65",
         "budget=64%",
         "rho=0.2",

@@ -29,8 +29,8 @@ def test_the_reference_answers_its_question(cls, metric):
     assert len({sample.document for sample in samples}) == 8
     for index, sample in enumerate(samples):
         page = make_page("eval", one.spec, index // one.questions)
-        assert sample.image().mode == "RGB"
-        assert sample.image().convert("L").tobytes() == page.image.tobytes()
+        assert sample.images()[0].mode == "RGB"
+        assert sample.images()[0].convert("L").tobytes() == page.image.tobytes()
         assert one.score(sample, sample.references[0]) == 1.0
         assert one.score(sample, "") == 0.0
         if cls is Reading:
@@ -50,7 +50,7 @@ def test_samples_do_not_depend_on_the_limit_and_follow_first():
     small, large, later = task(Documents), task(Documents, limit=50), task(Documents, first=3)
     assert [small.sample(i) for i in range(16)] == [large.sample(i) for i in range(16)]
     assert later.sample(0) == small.sample(6)
-    assert png_sha256(later.sample(0).image()) == png_sha256(small.sample(6).image())
+    assert png_sha256(later.sample(0).images()[0]) == png_sha256(small.sample(6).images()[0])
 
 
 def test_a_wrong_answer_scores_less():
