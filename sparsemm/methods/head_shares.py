@@ -1,5 +1,6 @@
-"""A floor for every head, and the rest by a score per head: shared by the visual and the random allocator."""
+"""Scores of query heads as shares of KV heads: for all allocators that spend the cache by head."""
 
+import torch
 from torch import Tensor
 
 from sparsemm.methods.base import ModelShape
@@ -13,11 +14,37 @@ def check_rho(rho: float) -> None:
         )
 
 
-def floor_and_share(scores: Tensor, rho: float, shape: ModelShape, capacity: int) -> Tensor:
-    """[L, H] float64 wishes from scores [L, Hq] per query head (arXiv:2506.05344, Eq. 5-9).
+def check_scores(scores: Tensor) -> None:
+    """Raise ValueError unless `scores` are [layers, query heads], finite, >= 0, and not all zero."""
+    if scores.dim() != 2:
+        raise ValueError(f"head scores have shape {list(scores.shape)}: expected [layers, query heads].")
+    if not bool(torch.isfinite(scores).all()) or bool((scores < 0).any()):
+        raise ValueError(
+            "head scores: every score must be a number of at least 0. Find them again for this model."
+        )
+    if not bool((scores > 0).any()):
+        raise ValueError(
+            "head scores: all are zero, so there is no visual head. Find them again with more samples."
+        )
 
-    Scores are summed over each GQA group and divided by their total.
-    """
+
+def check_fit(scores: Tensor, shape: ModelShape) -> None:
+    """Raise ValueError where the scores belong to a model of another shape."""
+    if tuple(scores.shape) != (shape.layers, shape.query_heads):
+        raise ValueError(
+            f"model.head_scores has shape {list(scores.shape)}, but the model has "
+            f"[{shape.layers}, {shape.query_heads}] (layers, query heads). Use the scores of this model."
+        )
+
+
+def kv_shares(scores: Tensor, shape: ModelShape) -> Tensor:
+    """[L, H] float64 with sum 1: scores [L, Hq], summed over each GQA group (arXiv:2506.05344, Eq. 5-7)."""
     groups = scores.double().view(shape.layers, shape.kv_heads, shape.group).sum(2)
+    return groups / groups.sum()
+
+
+def floor_and_share(shares: Tensor, rho: float, capacity: int) -> Tensor:
+    """[L, H] float64 wishes: a floor for every head, the rest by its share (arXiv:2506.05344, Eq. 8-9)."""
     floor = int(rho * capacity)
-    return floor + groups / groups.sum() * (capacity - floor) * shape.layers * shape.kv_heads
+    layers, heads = shares.shape
+    return floor + shares * (capacity - floor) * layers * heads

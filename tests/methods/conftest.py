@@ -8,7 +8,9 @@ from torch import Tensor
 
 from sparsemm.engine.select import Selector
 from sparsemm.methods.allocators.adaptive import Adaptive
+from sparsemm.methods.allocators.headkv import HeadKV
 from sparsemm.methods.allocators.keep_all import KeepAll
+from sparsemm.methods.allocators.permuted_heads import PermutedHeads
 from sparsemm.methods.allocators.pyramid import Pyramid
 from sparsemm.methods.allocators.random_heads import RandomHeads
 from sparsemm.methods.allocators.uniform import Uniform
@@ -55,6 +57,12 @@ def make_method(head_scores: Tensor) -> MakeMethod:
             "adakv": (Adaptive(floor=0.2), WindowAttention(pool_kernel=5)),
             "sparsemm": (VisualHeads(head_scores=head_scores, rho=rho), WindowAttention(pool_kernel=5)),
             "random": (RandomHeads(seed=seed, rho=rho), WindowAttention(pool_kernel=5)),
+            "headkv": (HeadKV(head_scores=head_scores, beta=1.1), WindowAttention(pool_kernel=5)),
+            "permuted": (
+                PermutedHeads(head_scores=head_scores, rho=rho, seed=seed),
+                WindowAttention(pool_kernel=5),
+            ),
+            "streamingllm": (Uniform(), Recent()),
         }[name]
         fields = {"scorer": scorer, "allocator": allocator, "window": window, "budget": budget, **changes}
         return Method(name=name, **fields)  # type: ignore[arg-type]

@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from sparsemm.methods.allocators.adaptive import Adaptive
+from sparsemm.methods.allocators.headkv import HeadKV
+from sparsemm.methods.allocators.permuted_heads import PermutedHeads
 from sparsemm.methods.allocators.pyramid import Pyramid
 from sparsemm.methods.allocators.random_heads import RandomHeads
 from sparsemm.methods.allocators.visual_heads import VisualHeads
@@ -48,6 +50,7 @@ def test_rho_outside_0_and_1_is_refused(rho):
     for build in (
         lambda: RandomHeads(seed=0, rho=rho),
         lambda: VisualHeads(head_scores=torch.ones(2, 4), rho=rho),
+        lambda: PermutedHeads(head_scores=torch.ones(2, 4), rho=rho, seed=0),
     ):
         with pytest.raises(ValueError, match=r"rho=.*: must be between 0 and 1"):
             build()
@@ -66,15 +69,25 @@ def test_rho_outside_0_and_1_is_refused(rho):
     ],
 )
 def test_head_scores_that_mean_nothing_are_refused(scores, message):
-    with pytest.raises(ValueError, match=message):
-        VisualHeads(head_scores=scores, rho=0.1)
+    for build in (
+        lambda: VisualHeads(head_scores=scores, rho=0.1),
+        lambda: PermutedHeads(head_scores=scores, rho=0.1, seed=0),
+        lambda: HeadKV(head_scores=scores, beta=2),
+    ):
+        with pytest.raises(ValueError, match=message):
+            build()
 
 
 @pytest.mark.parametrize("scores", [torch.ones(2, 8), torch.ones(3, 4), torch.ones(8, 3)])
 def test_head_scores_of_another_model_are_refused(make_method, shape, scores):
-    method = make_method("sparsemm", 9, allocator=VisualHeads(head_scores=scores, rho=0.1))
-    with pytest.raises(ValueError, match=r"model.head_scores has shape .* but the model has \[3, 8\]"):
-        method.check(shape)
+    for allocator in (
+        VisualHeads(head_scores=scores, rho=0.1),
+        PermutedHeads(head_scores=scores, rho=0.1, seed=0),
+        HeadKV(head_scores=scores, beta=2),
+    ):
+        method = make_method("sparsemm", 9, allocator=allocator)
+        with pytest.raises(ValueError, match=r"model.head_scores has shape .* but the model has \[3, 8\]"):
+            method.check(shape)
 
 
 @pytest.mark.parametrize("pool_kernel", [0, -1, 2, 4])
@@ -87,6 +100,12 @@ def test_an_even_pool_is_refused(pool_kernel):
 def test_a_pyramid_below_1_is_refused(beta):
     with pytest.raises(ValueError, match=rf"allocator.beta={beta}: must be at least 1"):
         Pyramid(beta=beta)
+
+
+@pytest.mark.parametrize("beta", [0, 0.99, -2, float("inf"), float("nan")])
+def test_a_pool_of_more_than_all_is_refused(beta):
+    with pytest.raises(ValueError, match=rf"allocator.beta={beta}: must be at least 1 \(1 lends everything"):
+        HeadKV(head_scores=torch.ones(2, 4), beta=beta)
 
 
 @pytest.mark.parametrize("floor", [-0.1, 1.1, float("nan")])

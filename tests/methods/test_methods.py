@@ -8,6 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparsemm.methods.allocators.adaptive import Adaptive
+from sparsemm.methods.allocators.headkv import HeadKV
+from sparsemm.methods.allocators.permuted_heads import PermutedHeads
 from sparsemm.methods.allocators.pyramid import Pyramid
 from sparsemm.methods.allocators.random_heads import RandomHeads
 from sparsemm.methods.allocators.uniform import Uniform
@@ -15,7 +17,7 @@ from sparsemm.methods.allocators.visual_heads import VisualHeads
 from sparsemm.methods.base import Method, ModelShape
 from sparsemm.methods.scorers.window_attention import WindowAttention
 
-COMPRESSING = ("window", "snapkv", "pyramidkv", "adakv", "sparsemm", "random")
+COMPRESSING = ("window", "snapkv", "pyramidkv", "adakv", "sparsemm", "random", "headkv", "permuted")
 TOKENS = 61
 
 
@@ -46,9 +48,11 @@ def test_exact_totals_for_any_model_prompt_and_budget(
 ):
     shape = ModelShape(layers, heads * group, heads, 8)
     torch.manual_seed(seed)
+    scores = torch.rand(layers, heads * group) ** 9
     allocators = [
         Uniform(), Pyramid(beta=beta), Adaptive(floor=floor), RandomHeads(seed=seed, rho=rho),
-        VisualHeads(head_scores=torch.rand(layers, heads * group) ** 9, rho=rho),
+        VisualHeads(head_scores=scores, rho=rho), PermutedHeads(head_scores=scores, rho=rho, seed=seed),
+        HeadKV(head_scores=scores, beta=1 + 10 * rho),
     ]  # fmt: skip
     budget = window + sinks + extra
     for allocator in allocators:
@@ -176,6 +180,8 @@ def test_counts_of_one_allocator_are_never_taken_for_another(head_scores, shape)
     ]
     allocators += [VisualHeads(head_scores=other, rho=0.1), Pyramid(beta=20), Pyramid(beta=2)]
     allocators += [RandomHeads(seed=0, rho=0.1), RandomHeads(seed=1, rho=0.1), RandomHeads(seed=0, rho=0.9)]
+    allocators += [PermutedHeads(head_scores=head_scores, rho=0.1, seed=seed) for seed in (0, 1)]
+    allocators += [HeadKV(head_scores=head_scores, beta=beta) for beta in (1.5, 2)]
     scorer = WindowAttention(pool_kernel=5)
     counts = [
         Method(name="same", scorer=scorer, allocator=allocator, window=4, budget=20).counts(shape, 200)

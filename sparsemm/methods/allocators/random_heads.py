@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sparsemm.methods.base import Allocator, ModelShape
-from sparsemm.methods.head_shares import check_rho, floor_and_share
+from sparsemm.methods.head_shares import check_rho, floor_and_share, kv_shares
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,4 +26,4 @@ class RandomHeads(Allocator):
         """[L, H] float64; see `Allocator.wishes`."""
         generator = torch.Generator().manual_seed(self.seed)
         scores = torch.rand(shape.layers, shape.query_heads, generator=generator)
-        return floor_and_share(scores, self.rho, shape, capacity)
+        return floor_and_share(kv_shares(scores, shape), self.rho, capacity)

@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from sparsemm.methods.base import Allocator, ModelShape
-from sparsemm.methods.head_shares import check_rho, floor_and_share
+from sparsemm.methods.head_shares import check_fit, check_rho, check_scores, floor_and_share, kv_shares
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -21,28 +20,13 @@ class VisualHeads(Allocator):
 
     def __post_init__(self) -> None:
         check_rho(self.rho)
-        if self.head_scores.dim() != 2:
-            raise ValueError(
-                f"head scores have shape {list(self.head_scores.shape)}: expected [layers, query heads]."
-            )
-        if not bool(torch.isfinite(self.head_scores).all()) or bool((self.head_scores < 0).any()):
-            raise ValueError(
-                "head scores: every score must be a number of at least 0. Find them again for this model."
-            )
-        if not bool((self.head_scores > 0).any()):
-            raise ValueError(
-                "head scores: all are zero, so there is no visual head. Find them again with more samples."
-            )
+        check_scores(self.head_scores)
 
     def check(self, shape: ModelShape) -> None:
         """Raise ValueError where the scores belong to a model of another shape."""
-        if tuple(self.head_scores.shape) != (shape.layers, shape.query_heads):
-            raise ValueError(
-                f"model.head_scores has shape {list(self.head_scores.shape)}, but the model has "
-                f"[{shape.layers}, {shape.query_heads}] (layers, query heads). Use the scores of this model."
-            )
+        check_fit(self.head_scores, shape)
 
     def wishes(self, shape: ModelShape, candidates: int, capacity: int) -> Tensor:
         """[L, H] float64; see `Allocator.wishes`."""
         self.check(shape)
-        return floor_and_share(self.head_scores, self.rho, shape, capacity)
+        return floor_and_share(kv_shares(self.head_scores, shape), self.rho, capacity)

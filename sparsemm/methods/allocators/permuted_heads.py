@@ -1,0 +1,38 @@
+"""The sharper control: SparseMM's own scores, given to other heads."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sparsemm.methods.base import Allocator, ModelShape
+from sparsemm.methods.head_shares import check_fit, check_rho, check_scores, floor_and_share, kv_shares
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PermutedHeads(Allocator):
+    """Visual-head allocation with the scores of the KV heads permuted over all layers and heads.
+
+    Scores are summed over each GQA group first, so that the budgets are SparseMM's own, as unequal as they
+    are there: only which head gets which is drawn. Random scores (`RandomHeads`) are nearly equal after
+    that sum and test the concentration; this tests whether the visual heads are the right ones.
+    """
+
+    head_scores: Tensor  # [L, Hq] float32, >= 0
+    rho: float  # the floor's share of the capacity
+    seed: int
+
+    def __post_init__(self) -> None:
+        check_rho(self.rho)
+        check_scores(self.head_scores)
+
+    def check(self, shape: ModelShape) -> None:
+        """Raise ValueError where the scores belong to a model of another shape."""
+        check_fit(self.head_scores, shape)
+
+    def wishes(self, shape: ModelShape, candidates: int, capacity: int) -> Tensor:
+        """[L, H] float64; see `Allocator.wishes`."""
+        self.check(shape)
+        shares = kv_shares(self.head_scores, shape)
+        order = torch.randperm(shares.numel(), generator=torch.Generator().manual_seed(self.seed))
+        return floor_and_share(shares.flatten()[order].view_as(shares), self.rho, capacity)
