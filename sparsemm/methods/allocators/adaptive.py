@@ -15,6 +15,11 @@ class Adaptive(Allocator):
     Each head's scores are scaled by the share that its best `capacity` tokens hold; the H * capacity largest
     of the layer are counted per head.
 
+    AdaKVPress of kvpress 0.5.5 has the same total per layer but does not scale scores, and in place of the
+    floor it protects the best `alpha_safeguard * budget` entries of each head, window included, which
+    changes nothing for heads that win more. The two agree where each head's best tokens hold all its
+    attention and floor is 0.
+
     Source: AdaKV, arXiv:2407.11550; scaling and floor as in the code of arXiv:2506.05344.
     """
 

@@ -12,6 +12,10 @@ from sparsemm.methods.base import Allocator, ModelShape
 class Pyramid(Allocator):
     """Entries fall linearly from the first layer to the last; all heads of a layer get the same.
 
+    PyramidKVPress of kvpress 0.5.5 ranks tokens alike, but shares out the whole budget with the window in
+    it (ours what the window leaves), in fractions that are rounded per layer, and falls back to SnapKV
+    where budget / beta is less than the window.
+
     Source: PyramidKV, arXiv:2406.02069; whole-number steps as in the code of arXiv:2506.05344.
     """
 

@@ -12,6 +12,9 @@ from sparsemm.methods.base import Scorer
 class WindowAttention(Scorer):
     """Attention of the window's queries, averaged over queries and GQA group, then pooled over neighbours.
 
+    With the uniform allocator it keeps what SnapKVPress of kvpress 0.5.5 keeps at the same budget, entry
+    by entry (kvpress averages after pooling, so only ties can fall otherwise).
+
     Source: SnapKV (arXiv:2404.14469) with the settings of arXiv:2506.05344, section 4.1.
     """
 
