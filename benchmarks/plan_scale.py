@@ -12,7 +12,7 @@ from hydra.types import RunMode
 
 from sparsemm.cli import register
 from sparsemm.sweep.compose import Composer
-from sparsemm.sweep.sweeper import make_grid
+from sparsemm.sweep.grid import make_grid
 
 METHODS = "method=snapkv,pyramidkv,adakv,sparsemm,random"
 GRIDS = {

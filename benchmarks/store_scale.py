@@ -26,8 +26,8 @@ from sparsemm.results.report import write_report
 from sparsemm.results.statistics import interval
 from sparsemm.results.store import Store
 from sparsemm.sweep.compose import Composer
+from sparsemm.sweep.grid import make_grid
 from sparsemm.sweep.status import read_status, render
-from sparsemm.sweep.sweeper import make_grid
 
 METHODS = {"full": 0.0, "snapkv": 0.2, "pyramidkv": 0.22, "adakv": 0.15, "sparsemm": 0.1, "random": 0.4}
 BUDGETS = (8, 16, 32, 64, 128, 256)

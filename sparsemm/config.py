@@ -77,6 +77,7 @@ class RunConf:
     method: MethodConf = field(default_factory=MethodConf)
     scorer: Any = MISSING
     allocator: Any = MISSING
+    mask: Any = MISSING
     task: Any = MISSING
     engine: EngineConf = field(default_factory=EngineConf)
     budget: int | str = MISSING
@@ -84,6 +85,9 @@ class RunConf:
     seed: int = MISSING
     rounding: str = MISSING
     output: str = MISSING
+    shards: int = MISSING
+    find_heads: bool = MISSING
+    smoke: bool = MISSING
     job_file: str | None = MISSING
     watch: bool = MISSING
 
@@ -114,6 +118,11 @@ def build_method(settings: Settings) -> "Method":
     )
 
 
+def build_mask(settings: Settings) -> Any:
+    """Which heads a cell masks."""
+    return build(settings["mask"])
+
+
 def build(node: Settings) -> Any:
     """Make what `_target_` names; errors of its own come out as they are."""
     try:
@@ -132,7 +141,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 def check_settings(settings: Settings) -> None:
     """Raise ValueError for the first value that no run could use."""
-    for section in ("model", "task", "scorer", "allocator"):
+    for section in ("model", "task", "scorer", "allocator", "mask"):
         check_target(section, settings[section])
     _one_of("model.dtype", settings["model"].get("dtype", "float32"), DTYPES)
     engine = settings["engine"]

@@ -106,17 +106,22 @@ class Lease:
 class Leases:
     """The cells that one worker holds."""
 
-    def __init__(self, store: Store, worker: str, stale_s: float = STALE_S) -> None:
+    def __init__(self, store: Store, worker: str, stale_s: float = STALE_S, part: str = "") -> None:
         self.store = store
+        self.part = part  # of the cell: each shard has leases of its own
         self.worker = worker
         self.stale_s = stale_s
         self._held: dict[str, int] = {}
+
+    def folder(self, fingerprint: str) -> Path:
+        """Return where the leases on this worker's part of a cell lie."""
+        return self.store.cell(fingerprint).path / self.part
 
     def acquire(self, fingerprint: str) -> bool:
         """Take the cell if nobody alive has it."""
         if self.still_mine(fingerprint):
             return True
-        folder = self.store.cell(fingerprint).path
+        folder = self.folder(fingerprint)
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -136,7 +141,7 @@ class Leases:
         number = self._held.get(fingerprint)
         if number is None:
             return False
-        folder = self.store.cell(fingerprint).path
+        folder = self.folder(fingerprint)
         if _path(folder, number).exists() and not _path(folder, number + 1).exists():
             return True
         del self._held[fingerprint]
@@ -145,7 +150,7 @@ class Leases:
     def release(self, fingerprint: str) -> None:
         """Give the cell back, if it is still this worker's."""
         if self.still_mine(fingerprint):
-            path = _path(self.store.cell(fingerprint).path, self._held.pop(fingerprint))
+            path = _path(self.folder(fingerprint), self._held.pop(fingerprint))
             write_atomically(path, to_line({"worker": self.worker, "since": time.time(), "released": True}))
 
     def release_all(self) -> None:
@@ -188,9 +193,10 @@ def running(store: Store, fingerprints: Iterable[str], stale_s: float = STALE_S)
     beats = workers(store)
     held = {}
     for fingerprint in fingerprints:
-        lease = current(store.cell(fingerprint).path)
-        if lease and lease.worker in beats and _in_force(lease, beats[lease.worker], stale_s):
-            held[fingerprint] = beats[lease.worker]
+        for folder in _lease_folders(store.cell(fingerprint).path):
+            lease = current(folder)
+            if lease and lease.worker in beats and _in_force(lease, beats[lease.worker], stale_s):
+                held[fingerprint] = beats[lease.worker]
     return held
 
 
@@ -217,6 +223,11 @@ def _in_force(lease: Lease, beat: dict[str, Any] | None, stale_s: float) -> bool
 
 def _beat(store: Store, worker: str) -> dict[str, Any] | None:
     return read_json(store.workers / f"{worker}.json") if worker else None
+
+
+def _lease_folders(cell: Path) -> list[Path]:
+    """The cell's folder, and those of its shards."""
+    return [cell, *sorted(cell.glob("shard-*"))]
 
 
 def _path(folder: Path, number: int) -> Path:

@@ -1,12 +1,7 @@
 """Cells: points of the grid with an identity, the part of the settings that can change a result."""
 
-import hashlib
-import json
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 from sparsemm.config import (
@@ -17,15 +12,18 @@ from sparsemm.config import (
     check_settings,
     exact_types,
 )
-from sparsemm.paths import resolve
+from sparsemm.needs import Need
+from sparsemm.paths import absolute, resolve
+from sparsemm.sweep.digests import canonical, digest, file_digest
+from sparsemm.sweep.labels import distinct_labels, label
 
 NUMERICS = 1  # raise it when a change of the code changes results
-SECTIONS = ("model", "method", "scorer", "allocator", "task", "engine")
+SECTIONS = ("model", "method", "scorer", "allocator", "mask", "task", "engine")
 # what they lead to is in the identity as content; where the weights lie changes nothing
 NAMES_ONLY = ("name", "path", "revision", "head_scores", "device_map")
-PATHS = ("path", "head_scores")  # keys that hold paths of this machine
-DIGESTS = (("model", "content"), ("task", "data"))  # in a label only where nothing readable tells cells apart
-SHOWN = 16  # hex digits of a digest in a label
+PATHS = ("path", "head_scores", "data")  # keys that hold paths of this machine
+MISSING = "not here yet"  # in an identity: what stands for content that must be brought first
+TASK_NEEDS = {"data", "package"}  # without these a task's data cannot be looked at
 ROWS_MATTER = ("bfloat16", "float16")  # there a matrix product depends on the number of rows
 
 
@@ -38,6 +36,7 @@ class Cell:
     identity: dict[str, Any]  # what can change the result, and nothing else
     group: str  # cells of one group share a prefill and a job
     label: dict[str, Any]  # flat, for tables; None where the method does not use it
+    needs: tuple[Need, ...] = ()  # what must be brought before it can run; its fingerprint changes then
 
 
 @dataclass
@@ -50,9 +49,10 @@ class CellMaker:
         """The cell of resolved settings.
 
         Raises:
-            ValueError: settings that no run could use, or a prerequisite that is missing.
+            ValueError: settings that no run could use.
         """
-        self._check(settings)
+        needs = self._needs(settings)
+        self._check(settings, needs)
         shared = {"numerics": NUMERICS, **self._shared(settings)}
         identity = {**shared, "method": self._method_identity(settings)}
         return Cell(
@@ -60,17 +60,36 @@ class CellMaker:
             settings={name: _with_absolute_paths(settings[name]) for name in SECTIONS},
             identity=identity,
             group=digest(shared)[:20],
-            label=_label(settings, identity),
+            label=label(settings),
+            needs=needs,
         )
 
-    def _check(self, settings: Settings) -> None:
+    def _needs(self, settings: Settings) -> tuple[Need, ...]:
         _check_values(settings)
-        sections = {name: settings[name] for name in ("model", "task", "scorer", "allocator", "engine")}
+        sections = {name: settings[name] for name in SECTIONS if name != "method"}
         self._once("settings", sections, lambda: check_settings(settings))
-        model = self._once("model", settings["model"], lambda: _checked(build_model(settings)))
-        self._once("task", settings["task"], lambda: _checked(build_task(settings)))
-        shape = self._once("shape", settings["model"], lambda: model.shape())
-        self._method(settings).check(shape)
+        model = self._once("model needs", settings["model"], lambda: build_model(settings).needs())
+        task = self._once("task needs", settings["task"], lambda: build_task(settings).needs())
+        files = {file for name in ("allocator", "mask") for file in _files(settings[name])}
+        heads = [head_need(settings, file) for file in sorted(files) if not resolve(file).is_file()]
+        return tuple(sorted({*model, *task, *heads}))
+
+    def _check(self, settings: Settings, needs: Sequence[Need]) -> None:
+        """Check all that can be checked without what is missing; the worker checks the rest."""
+        kinds = {need.kind for need in needs}
+        mask = None
+        if "heads" not in kinds:
+            mask = self._once("mask", settings["mask"], lambda: build(settings["mask"]))
+        if "weights" not in kinds:
+            model = self._once("model", settings["model"], lambda: _checked(build_model(settings)))
+            shape = self._once("shape", settings["model"], lambda: model.shape())
+        if not kinds & TASK_NEEDS:
+            self._once("task", settings["task"], lambda: _checked(build_task(settings)))
+        if "heads" not in kinds:
+            method = self._method(settings)
+            if "weights" not in kinds:
+                method.check(shape)
+                mask.check(shape)
 
     def _method(self, settings: Settings) -> Any:
         from sparsemm.methods.base import Method
@@ -86,13 +105,17 @@ class CellMaker:
         shared = {
             "model": {
                 **{key: value for key, value in model.items() if key not in NAMES_ONLY},
-                "content": self._once("content", model, lambda: build_model(settings).content_id()),
+                "content": self._once("content", model, lambda: _model_content(settings)),
             },
             "task": {
-                **{key: value for key, value in task.items() if key != "name"},
-                "data": self._once("data", task, lambda: build_task(settings).data_id()),
+                **{key: value for key, value in task.items() if key not in ("name", "full_samples")},
+                "data": self._once("data", task, lambda: _task_content(settings)),
             },
         }
+        if not settings["mask"]["_target_"].endswith(".NoMask"):
+            shared["mask"] = self._once(
+                "mask identity", settings["mask"], lambda: _component(settings, "mask")
+            )
         return {**shared, "engine": {"rows": engine["rows"]}} if model["dtype"] in ROWS_MATTER else shared
 
     def _method_identity(self, settings: Settings) -> dict[str, Any]:
@@ -118,50 +141,45 @@ class CellMaker:
         return found
 
 
-def with_distinct_labels(cells: list[Cell]) -> list[Cell]:
-    """Name what tells cells apart where their labels alone do not, such as `snapkv scorer.pool_kernel=3`."""
-    alike: dict[str, list[Cell]] = {}
-    for cell in cells:
-        alike.setdefault(canonical(cell.label), []).append(cell)
-    named: dict[str, Cell] = {}
-    for group in alike.values():
-        leaves = [dict(_leaves(cell.identity)) for cell in group]
-        keys = dict.fromkeys(key for leaf in leaves for key in leaf)
-        differing = [key for key in keys if len({canonical(leaf.get(key)) for leaf in leaves}) > 1]
-        named_keys = [key for key in differing if key not in DIGESTS]
-        several = len({canonical([leaf.get(key) for key in named_keys]) for leaf in leaves}) < len(group)
-        for cell, leaf in zip(group, leaves, strict=True):
-            label = _told_apart(cell.label, leaf, differing if several else named_keys)
-            named[cell.fingerprint] = replace(cell, label=label)
-    return [named[cell.fingerprint] for cell in cells]
+def with_distinct_labels(cells: Sequence[Cell]) -> list[Cell]:
+    """The cells with labels that tell them apart."""
+    labels = distinct_labels([cell.label for cell in cells], [cell.identity for cell in cells])
+    return [replace(cell, label=one) for cell, one in zip(cells, labels, strict=True)]
 
 
-def canonical(value: Any) -> str:
-    """The one JSON text of a plain value."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+def head_need(settings: Settings, file: str) -> Need:
+    """A head-score file that is not there."""
+    return Need(
+        "heads",
+        f"head scores of {settings['model']['name']} ({file})",
+        "run with find_heads=true, or give a file: model.head_scores=FILE",
+    )
 
 
-def digest(value: Any) -> str:
-    """The sha256 of a plain value, in hex."""
-    return hashlib.sha256(canonical(value).encode()).hexdigest()
+def _files(node: Any) -> Iterator[str]:
+    """Files that a component reads, such as head scores."""
+    if isinstance(node, Mapping):
+        if "_target_" in node and isinstance(node.get("path"), str):
+            yield node["path"]
+        for value in node.values():
+            yield from _files(value)
 
 
-@cache
-def file_digest(path: str) -> str:
-    """The sha256 of a file, read once per process."""
-    try:
-        return hashlib.sha256(resolve(path).read_bytes()).hexdigest()
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror}). Check the path.") from error
+def _model_content(settings: Settings) -> str:
+    model = build_model(settings)
+    return f"{MISSING}: {model.path} {model.revision}" if model.needs() else str(model.content_id())
+
+
+def _task_content(settings: Settings) -> str:
+    task = build_task(settings)
+    return f"{MISSING}: {task.name}" if {need.kind for need in task.needs()} & TASK_NEEDS else task.data_id()
 
 
 def _with_absolute_paths(node: Any) -> Any:
     """A worker may start in another folder than the command."""
     if isinstance(node, Mapping):
         return {
-            key: str(Path(value).expanduser().absolute())
-            if key in PATHS and isinstance(value, str) and "://" not in value
-            else _with_absolute_paths(value)
+            key: absolute(value) if key in PATHS and isinstance(value, str) else _with_absolute_paths(value)
             for key, value in node.items()
         }
     return node
@@ -188,46 +206,6 @@ def _content(value: Any) -> Any:
     """A file is known by its content, wherever it lies."""
     if isinstance(value, Mapping) and "_target_" in value and "path" in value:
         rest = {key: _content(inner) for key, inner in value.items() if key != "path"}
-        return {**rest, "sha256": file_digest(str(value["path"]))}
+        path = str(value["path"])
+        return {**rest, "sha256": file_digest(path) if resolve(path).is_file() else f"{MISSING}: {path}"}
     return value
-
-
-def _label(settings: Settings, identity: dict[str, Any]) -> dict[str, Any]:
-    compresses = settings["method"]["budget"] is not None
-    allocator = settings["allocator"]
-    return {
-        "model": settings["model"]["name"],
-        "task": settings["task"]["name"],
-        "method": settings["method"]["name"],
-        "scorer": _module(settings["scorer"]) if compresses else None,
-        "allocator": _module(allocator),
-        "budget": settings["method"]["budget"],
-        "rho": allocator.get("rho"),
-        "seed": allocator.get("seed"),
-        "rounding": settings["method"]["rounding"] if compresses else None,
-        "window": settings["method"]["window"] if compresses else None,
-    }
-
-
-def _leaves(node: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    if isinstance(node, Mapping):
-        for key, value in node.items():
-            yield from _leaves(value, (*path, str(key)))
-    else:
-        yield path, node
-
-
-def _told_apart(
-    label: dict[str, Any], leaves: dict[tuple[str, ...], Any], keys: list[tuple[str, ...]]
-) -> dict[str, Any]:
-    label = dict(label)
-    for section, *rest in keys:
-        place = section if section in ("model", "task") else "method"
-        text = str(leaves.get((section, *rest)))
-        text = text[:SHOWN] if re.fullmatch("[0-9a-f]{32,}", text) else text
-        label[place] = f"{label[place]} {'.'.join(rest)}={text}"
-    return label
-
-
-def _module(node: Settings) -> str:
-    return str(node["_target_"]).split(".")[-2]

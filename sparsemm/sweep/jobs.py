@@ -14,11 +14,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from sparsemm.results.files import create_exclusively, read_json, storage_error
 from sparsemm.results.store import Store
-from sparsemm.sweep.cells import Cell, CellMaker, canonical, digest
+from sparsemm.sweep.cells import Cell, CellMaker
 from sparsemm.sweep.compose import plain_settings
+from sparsemm.sweep.digests import canonical, digest
 from sparsemm.sweep.errors import CellsFailed, UnusableConfiguration
+from sparsemm.sweep.prerequisites import require
 
-NOT_A_GRID = ("output", "watch")  # keys that choose no cells
+NOT_A_GRID = ("output", "watch", "shards", "find_heads")  # keys that choose no cells
+JOB_FIELDS = ("fingerprint", "settings", "identity", "group", "label")  # of a cell, in a job file
 
 
 @dataclass(frozen=True)
@@ -46,27 +49,48 @@ def group_into_jobs(cells: Iterable[Cell]) -> list[list[Cell]]:
     """Cells that share a prefill and everything a worker sets up once."""
     jobs: dict[str, list[Cell]] = {}
     for cell in cells:
-        shared = {name: cell.settings[name] for name in ("model", "task", "engine")}
+        shared = {name: cell.settings[name] for name in ("model", "mask", "task", "engine")}
         jobs.setdefault(cell.group + canonical(shared), []).append(cell)
     return list(jobs.values())
 
 
-def write_jobs(store: Store, sweep: SweepRecord, jobs: Sequence[Sequence[Cell]]) -> list[Path]:
-    """Write sweep.json and one file per job.
+def write_jobs(
+    store: Store, sweep: SweepRecord, jobs: Sequence[Sequence[Cell]], shards: int = 1
+) -> list[Path]:
+    """Write sweep.json and one file per job and shard.
 
     Raises:
         FileExistsError: another sweep has this id.
     """
     folder = store.sweeps / sweep.id
     _create(folder / "sweep.json", asdict(sweep))
-    return [write_job(store, sweep.id, number, cells, sweep.git) for number, cells in enumerate(jobs)]
+    parts = [(cells, (shard, shards)) for cells in jobs for shard in range(shards)]
+    return [
+        write_job(store, sweep.id, number, cells, sweep.git, shard)
+        for number, (cells, shard) in enumerate(parts)
+    ]
 
 
-def write_job(store: Store, sweep: str, number: int, cells: Sequence[Cell], git: dict[str, Any]) -> Path:
-    """Write one job file, which is never changed afterwards."""
+def write_job(
+    store: Store,
+    sweep: str,
+    number: int,
+    cells: Sequence[Cell],
+    git: dict[str, Any],
+    shard: tuple[int, int] = (0, 1),
+) -> Path:
+    """Write one job file, which is never changed; `shard`: which of how many parts of the samples."""
     path = store.sweeps / sweep / "jobs" / f"{number}.json"
-    entries = [asdict(cell) for cell in cells]
-    _create(path, {"sweep": sweep, "job": number, "store": str(store.root), "cells": entries, "git": git})
+    entries = [{name: getattr(cell, name) for name in JOB_FIELDS} for cell in cells]
+    job = {
+        "sweep": sweep,
+        "job": number,
+        "shard": shard,
+        "store": str(store.root),
+        "cells": entries,
+        "git": git,
+    }
+    _create(path, job)
     return path
 
 
@@ -93,6 +117,7 @@ def run_composed(config: DictConfig) -> int:
         cell = CellMaker().cell(plain_settings(config))
     except ValueError as error:
         raise UnusableConfiguration(str(error)) from error
+    require([cell])
     store = Store(Path(config.output))
     if store.cell(cell.fingerprint).result() is not None:
         print(f"{cell.fingerprint}: finished already")

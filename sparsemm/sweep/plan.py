@@ -1,30 +1,39 @@
 """What a grid would take: cells, jobs and time, before anything runs."""
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 from sparsemm.config import build_task
 from sparsemm.results.store import Store
+from sparsemm.sweep import prerequisites
 from sparsemm.sweep.cells import Cell
 from sparsemm.sweep.jobs import group_into_jobs
 
 Measured = dict[tuple[str, str], list[tuple[int, float]]]  # (model, task) -> (cells, seconds per sample)
 
 
-def describe(store: Store, cells: Sequence[Cell], points: int) -> str:
-    """The plan as text."""
+def describe(store: Store, cells: Sequence[Cell], points: int, shards: int = 1) -> str:
+    """The plan as text: the jobs, their time, and what is missing."""
     done = store.finished(cell.fingerprint for cell in cells)
     jobs = group_into_jobs(cell for cell in cells if cell.fingerprint not in done)
-    lines = [headline(len(cells), len(done), len(jobs), points)]
+    lines = [headline(len(cells), len(done), len(jobs) * shards, points)]
     measured = _measured(store) if jobs else {}
     total: float | None = 0.0
     for number, job in enumerate(jobs):
         seconds = _estimate(job, measured)
         total = None if total is None or seconds is None else total + seconds
         model, task = job[0].label["model"], job[0].label["task"]
-        lines.append(f"  job {number}: {model} {task}, {count(len(job), 'cell')}, {duration(seconds)}")
+        first = number * shards
+        name = f"job {first}" if shards == 1 else f"jobs {first}-{first + shards - 1}"
+        each = None if seconds is None else seconds / shards
+        lines.append(
+            f"  {name}: {model} {task}, {count(len(job), 'cell')}, {duration(each)}{' each' * (shards > 1)}"
+        )
     if jobs:
         lines.append(f"time, one job after the other: {duration(total)}")
+    if needs := prerequisites.needs_of(chain.from_iterable(jobs)):
+        lines += ["missing, to be brought before a run:", *prerequisites.lines(needs)]
     return "\n".join(lines)
 
 
@@ -59,7 +68,7 @@ def _measured(store: Store) -> Measured:
 def _estimate(job: Sequence[Cell], measured: Measured) -> float | None:
     """Time of the measured group whose number of cells is nearest, scaled up where the job has more."""
     known = measured.get(_names(job[0].label))
-    if not known:
+    if not known or job[0].needs:
         return None
     cells, per_sample_s = min(known, key=lambda one: abs(one[0] - len(job)))
     return per_sample_s * max(1.0, len(job) / cells) * len(build_task(job[0].settings))

@@ -20,10 +20,11 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
 from sparsemm.results.store import Store
-from sparsemm.sweep import plan, status
-from sparsemm.sweep.cells import Cell, CellMaker, with_distinct_labels
+from sparsemm.sweep import plan, prerequisites, status
+from sparsemm.sweep.cells import Cell
 from sparsemm.sweep.compose import Composer
 from sparsemm.sweep.errors import CellsFailed, UnusableConfiguration
+from sparsemm.sweep.grid import Grid, make_grid
 from sparsemm.sweep.jobs import (
     SweepRecord,
     git_state,
@@ -35,8 +36,6 @@ from sparsemm.sweep.jobs import (
     write_jobs,
 )
 
-SHOWN = 8  # kinds of errors listed
-
 
 @dataclass(frozen=True)
 class Subject:
@@ -45,14 +44,6 @@ class Subject:
     name: str  # of the report
     experiment: str | None
     labels: dict[str, dict[str, Any]]  # fingerprint -> label
-
-
-@dataclass(frozen=True)
-class Grid:
-    """The cells of a grid, without duplicates, in the grid's order."""
-
-    cells: list[Cell]
-    points: int  # combinations of overrides
 
 
 @dataclass
@@ -70,13 +61,19 @@ class Sweep:
         self.store = Store(Path(self.config.output))
 
     def act(self, action: str) -> list[Any]:
-        """Carry out run, plan, status or report.
+        """Carry out run, plan, prefetch, status or report.
 
         Raises:
             UnusableConfiguration: nothing was started.
             CellsFailed: cells without a result.
         """
-        actions = {"run": self.run, "plan": self.plan, "status": self.status, "report": self.report}
+        actions = {
+            "run": self.run,
+            "plan": self.plan,
+            "prefetch": self.prefetch,
+            "status": self.status,
+            "report": self.report,
+        }
         if action not in actions:
             raise UnusableConfiguration(
                 f"hydra.sweeper.action={action}: must be one of {', '.join(actions)}. Use the verbs."
@@ -97,7 +94,18 @@ class Sweep:
     def plan(self) -> None:
         """Print the cells, the jobs and the time that they need."""
         with _reading():
-            print(plan.describe(self.store, self.grid.cells, self.grid.points))
+            print(plan.describe(self.store, self.grid.cells, self.grid.points, self.shards))
+
+    @property
+    def shards(self) -> int:
+        """How many jobs share the samples of a task."""
+        if self.config.shards < 1:
+            raise UnusableConfiguration(f"shards={self.config.shards}: must be at least 1. Set shards.")
+        return int(self.config.shards)
+
+    def prefetch(self) -> None:
+        """Bring the weights and the data of the grid to this machine's disk."""
+        prerequisites.prefetch(self.grid.cells, self.store.root)
 
     def status(self) -> None:
         """Print the state of the grid, or of the last sweep where no grid is given."""
@@ -115,8 +123,10 @@ class Sweep:
         cells, points = self.grid.cells, self.grid.points
         with _reading():
             done = self.store.finished(cell.fingerprint for cell in cells)
-        jobs = group_into_jobs(cell for cell in cells if cell.fingerprint not in done)
-        print(plan.headline(len(cells), len(done), len(jobs), points), flush=True)
+        left = [cell for cell in cells if cell.fingerprint not in done]
+        jobs = group_into_jobs(left)
+        print(plan.headline(len(cells), len(done), len(jobs) * self.shards, points), flush=True)
+        prerequisites.require(left)
         returns = self._launch(jobs)
         self._conclude(returns)
         return returns
@@ -132,7 +142,7 @@ class Sweep:
             git=git_state(),
             created=time.time(),
         )
-        files = write_jobs(self.store, record, jobs)
+        files = write_jobs(self.store, record, jobs, self.shards)
         if not files:
             return []
         folder = str(self.store.sweeps / record.id)
@@ -208,32 +218,6 @@ class Sweep:
         return Subject(record.name, record.experiment, labels)
 
 
-def make_grid(composer: Composer, arguments: Sequence[str]) -> Grid:
-    """Compose and check every point.
-
-    Raises:
-        UnusableConfiguration: any point is invalid; says which and why.
-    """
-    maker, cells = CellMaker(), dict[str, Cell]()
-    errors: dict[str, list[tuple[str, ...]]] = {}
-    points = 0
-    try:
-        for point in composer.points(arguments):
-            points += 1
-            try:
-                if point.settings is None:
-                    raise ValueError(point.error)
-                cell = maker.cell(point.settings)
-                cells.setdefault(cell.fingerprint, cell)
-            except ValueError as error:
-                errors.setdefault(str(error), []).append(point.overrides)
-    except ValueError as error:
-        raise UnusableConfiguration(f"Nothing was started: {error}") from error
-    if errors:
-        raise UnusableConfiguration(_summary(errors, points))
-    return Grid(with_distinct_labels(list(cells.values())), points)
-
-
 @contextlib.contextmanager
 def _reading() -> Iterator[None]:
     """The store's own complaint, such as a result of a newer version, stops the command."""
@@ -253,18 +237,6 @@ def quoted(text: str) -> str:
     """A value of Hydra's override grammar that stands for exactly this text."""
     escaped = text.replace("\\'", "\\\\'").replace("'", "\\'")
     return f"'{escaped}'"
-
-
-def _summary(errors: dict[str, list[tuple[str, ...]]], points: int) -> str:
-    if points == 1:
-        return f"Nothing was started: {next(iter(errors))}"
-    bad = sum(map(len, errors.values()))
-    lines = [f"{bad} of {points} cells are invalid, nothing was started:"]
-    for message, where in list(errors.items())[:SHOWN]:
-        lines.append(f"  {message} (in {len(where)} cells, first: {' '.join(where[0])})")
-    if len(errors) > SHOWN:
-        lines.append(f"  and {len(errors) - SHOWN} more kinds of errors")
-    return "\n".join(lines)
 
 
 def _returned(number: int, returned: Any) -> bool:

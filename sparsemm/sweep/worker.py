@@ -1,23 +1,23 @@
 """The worker: runs the cells of one job, which share a model and a task, from one prefill per prompt."""
 
+import itertools
 import sys
 import time
 import traceback
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from sparsemm.config import build_method, build_model, build_task
+from sparsemm.config import build_mask, build_method, build_model, build_task
 from sparsemm.engine.generate import Engine, Generation
-from sparsemm.methods.base import Method
 from sparsemm.models.base import LoadedModel, Prompt
 from sparsemm.results.files import StorageError, read_json
 from sparsemm.results.leases import STALE_S, Heartbeat, Leases, current, new_worker_id
-from sparsemm.results.store import Attempt, CellFolder, Store
+from sparsemm.results.store import Store
+from sparsemm.sweep.answering import Answering, RunningCell, encode
 from sparsemm.sweep.progress import progress
 from sparsemm.sweep.records import (
     Clock,
@@ -37,19 +37,6 @@ WRITERS = 16  # threads that force files to the disk side by side
 POLL_S = 2.0  # between looks at cells that another worker runs
 
 
-@dataclass
-class _Running:
-    """One cell in this worker's hands."""
-
-    entry: dict[str, Any]
-    method: Method
-    folder: CellFolder
-    done: set[str]
-    attempt: Attempt | None = None
-    rows: int = 0
-    open: bool = True  # neither failed nor lost to another worker
-
-
 def run_job(job_file: Path, stale_s: float = STALE_S) -> int:
     """Run the cells of a job file that have no result, and wait for those that other workers run.
 
@@ -64,21 +51,23 @@ def run_job(job_file: Path, stale_s: float = STALE_S) -> int:
     if job is None:
         raise ValueError(f"job_file={job_file}: missing or torn. Run the sweep's command again.")
     store, worker = Store(Path(job["store"])), new_worker_id()
-    leases = Leases(store, worker, stale_s)
+    shard, shards = job["shard"]
+    leases = Leases(store, worker, stale_s, part=f"shard-{shard}-of-{shards}" if shards > 1 else "")
     beat = Heartbeat(store, worker, job=f"{job['sweep']}/{job['job']}", every_s=min(10.0, stale_s / 6))
-    failed: set[str] = set()
+    failed, ended = set[str](), set[str]()  # ended: this shard of the cell is answered, others may not be
     waiting_for: str | None = None
     with beat, ThreadPoolExecutor(WRITERS) as pool:
         while missing := [
             entry
             for entry in job["cells"]
-            if entry["fingerprint"] not in failed and store.cell(entry["fingerprint"]).result() is None
+            if entry["fingerprint"] not in failed | ended
+            and store.cell(entry["fingerprint"]).result() is None
         ]:
             won = list(pool.map(lambda entry: leases.acquire(entry["fingerprint"]), missing))
             mine = [entry for entry, got in zip(missing, won, strict=True) if got]
             if mine:
                 try:
-                    _Group(store, leases, beat, pool, mine, job).run()
+                    ended |= _Group(store, leases, beat, pool, mine, job).run()
                 except StorageError:
                     raise
                 except Exception as error:  # nothing can be answered: the reason belongs to every cell
@@ -89,7 +78,7 @@ def run_job(job_file: Path, stale_s: float = STALE_S) -> int:
                     name for entry in mine if store.cell(name := entry["fingerprint"]).failure() is not None
                 }
                 continue
-            other = current(store.cell(missing[0]["fingerprint"]).path)
+            other = current(leases.folder(missing[0]["fingerprint"]))
             if other and other.worker != waiting_for:
                 waiting_for = other.worker
                 print(
@@ -124,13 +113,14 @@ class _Group:
         self.device = find_device(engine["device"])
         self.task: Task = build_task(settings)
         self.ids = [self.task.ids(index)[0] for index in range(len(self.task))]
-        self.adapter = build_model(settings)
+        shard, shards = job["shard"]
+        self.mine = range(shard, len(self.ids), shards)  # indexes of the samples of this job
+        self.adapter, self.mask = build_model(settings), build_mask(settings)
         self.cells = list(pool.map(self._take, entries))
         self.clock = Clock(cells=len(entries))
         self.pending: list[Future[None]] = []
-        self.engines: dict[tuple[str, ...], Engine] = {}
 
-    def _take(self, entry: dict[str, Any]) -> _Running:
+    def _take(self, entry: dict[str, Any]) -> RunningCell:
         folder = self.store.cell(entry["fingerprint"])
         folder.clear_failure()
         folder.write_config(entry["settings"])
@@ -139,18 +129,26 @@ class _Group:
             lines = f"{found.torn} torn and {found.unreadable} unreadable lines"
             print(f"{folder.path}: {lines} left out; their samples are answered again.", file=sys.stderr)
         done = {name for name, record in found.records.items() if record["error"] is None}
-        return _Running(entry, build_method(entry["settings"]), folder, done)
+        return RunningCell(entry, build_method(entry["settings"]), folder, done)
 
-    def run(self) -> None:
-        """Answer what is missing, then publish results."""
-        ids = self.ids
-        todo = [index for index, name in enumerate(ids) if any(name not in cell.done for cell in self.cells)]
-        self.beat.update(state="running", done=len(ids) - len(todo), total=len(ids), rate_per_s=None)
+    def run(self) -> set[str]:
+        """Answer what is missing, then publish the results that are complete.
+
+        Returns:
+            The cells of which this job's samples are answered.
+        """
+        ids, total = self.ids, len(self.mine)
+        todo = [index for index in self.mine if any(ids[index] not in cell.done for cell in self.cells)]
+        self.beat.update(state="running", done=total - len(todo), total=total, rate_per_s=None)
         self.beat.beat()
         if todo:
             loaded = self.adapter.load(self.device)
+            limit = self.task.max_new_tokens or self.adapter.max_new_tokens
+            self.answering = Answering(
+                lambda methods: Engine(loaded, methods, limit, self.fixed_rows), self._fail
+            )
             reset_peak_memory(self.device)
-            with progress(len(ids), len(ids) - len(todo), len(self.cells)) as bar:
+            with progress(total, total - len(todo), len(self.cells)) as bar:
                 for batch in _batches(todo, self.batch):
                     began = time.monotonic()
                     self._batch(loaded, [read_sample(self.task, index) for index in batch], batch)
@@ -165,75 +163,57 @@ class _Group:
         for cell in self.cells:
             if cell.attempt:
                 cell.attempt.close()
+        return {cell.entry["fingerprint"] for cell in self.cells if cell.open}
 
     def _batch(self, loaded: LoadedModel, samples: Sequence[Sample], indexes: Sequence[int]) -> None:
         """Answer a batch; cells that lack the same samples of it are answered together."""
-        lacking: dict[tuple[int, ...], list[_Running]] = {}
+        lacking: dict[tuple[int, ...], list[RunningCell]] = {}
         for cell in self.cells:
             places = tuple(place for place, sample in enumerate(samples) if sample.id not in cell.done)
             if cell.open and places:
                 lacking.setdefault(places, []).append(cell)
-        prompts: dict[int, Prompt | str] = {}
+        wanted = {place for places in lacking for place in places}
+        prompts = {place: encode(loaded, samples[place]) for place in sorted(wanted)}
         for places, cells in lacking.items():
+            good: dict[int, Prompt] = {}
+            bad: dict[int, str] = {}
             for place in places:
-                if place not in prompts:
-                    prompts[place] = _prompt(loaded, samples[place])
-            good = [place for place in places if isinstance(prompts[place], Prompt)]
-            ready = [prompt for place in good if isinstance(prompt := prompts[place], Prompt)]
-            for some, answers in self._answers(loaded, ready, cells):
+                prompt = prompts[place]
+                if isinstance(prompt, Prompt):
+                    good[place] = prompt
+                else:
+                    bad[place] = prompt
+            unread = [(cells, bad)] if bad else []
+            for some, found in itertools.chain(unread, self.answering.answers(good, cells)):
                 for column, cell in enumerate(some):
-                    found = {place: row[column] for place, row in zip(good, answers, strict=True)}
+                    mine = {
+                        place: one if isinstance(one, str) else one[column] for place, one in found.items()
+                    }
+                    rows = [one.rows for one in mine.values() if isinstance(one, Generation)]
                     records = [
-                        self._record(loaded, samples[place], indexes[place], found.get(place), prompts[place])
-                        for place in places
+                        self._record(loaded, samples[place], indexes[place], one)
+                        for place, one in mine.items()
                     ]
-                    self._append(cell, records, max((one.rows for one in found.values()), default=0))
+                    self._append(cell, records, max(rows, default=0))
         self._settle()
 
-    def _answers(
-        self, loaded: LoadedModel, prompts: Sequence[Prompt], cells: Sequence[_Running]
-    ) -> Iterator[tuple[Sequence[_Running], list[list[Generation]]]]:
-        """(cells, answers); where they fail together, halves are tried: one bad cell fails alone."""
-        if not prompts:
-            yield cells, []
-            return
-        try:
-            answers = self._engine(loaded, cells).answer(prompts)
-        except Exception as error:
-            if len(cells) == 1:
-                cells[0].open = False
-                cells[0].folder.write_failure(f"{type(error).__name__}: {error}")
-                self.leases.release(cells[0].entry["fingerprint"])
-                return
-            middle = len(cells) // 2
-            yield from self._answers(loaded, prompts, cells[:middle])
-            yield from self._answers(loaded, prompts, cells[middle:])
-            return
-        yield cells, answers
-
-    def _engine(self, loaded: LoadedModel, cells: Sequence[_Running]) -> Engine:
-        """One engine per set of cells: it remembers what it planned."""
-        key = tuple(cell.entry["fingerprint"] for cell in cells)
-        if key not in self.engines:
-            methods = [cell.method for cell in cells]
-            limit = self.task.max_new_tokens or self.adapter.max_new_tokens
-            self.engines[key] = Engine(loaded, methods, limit, self.fixed_rows)
-        return self.engines[key]
-
-    def _record(
-        self, loaded: LoadedModel, sample: Sample, index: int, answer: Generation | None, prompt: Prompt | str
-    ) -> Record:
-        if answer is None:
-            return unanswered(sample, index, str(prompt))
+    def _record(self, loaded: LoadedModel, sample: Sample, index: int, answer: Generation | str) -> Record:
+        if isinstance(answer, str):
+            return unanswered(sample, index, answer)
         return answered(loaded, self.task, sample, index, answer)
 
-    def _append(self, cell: _Running, records: list[Record], rows: int) -> None:
+    def _fail(self, cell: RunningCell, reason: str) -> None:
+        cell.open = False
+        cell.folder.write_failure(reason)
+        self.leases.release(cell.entry["fingerprint"])
+
+    def _append(self, cell: RunningCell, records: list[Record], rows: int) -> None:
         """Write a batch's records in the background; a cell that another worker took over is left to it."""
         cell.rows = max(cell.rows, rows)
         cell.done.update(record["sample"] for record in records)
         self.pending.append(self.pool.submit(self._write, cell, records))
 
-    def _write(self, cell: _Running, records: list[Record]) -> None:
+    def _write(self, cell: RunningCell, records: list[Record]) -> None:
         if not self.leases.still_mine(cell.entry["fingerprint"]):
             cell.open = False
             return
@@ -247,7 +227,7 @@ class _Group:
         for future in pending:
             future.result()
 
-    def _finish(self, cell: _Running) -> None:
+    def _finish(self, cell: RunningCell) -> None:
         """Publish a cell's result once every sample has a record."""
         merged = cell.folder.samples()
         if any(name not in merged.records for name in self.ids):
@@ -283,14 +263,6 @@ def find_device(name: str) -> torch.device:
             "Set engine.device=cpu, or install a CUDA build of PyTorch."
         )
     return torch.device(name)
-
-
-def _prompt(loaded: LoadedModel, sample: Sample) -> Prompt | str:
-    """The prompt, or why there is none: an image that cannot be read fails its sample only."""
-    try:
-        return loaded.prompt(sample.images(), sample.question)
-    except Exception as error:  # image decoders raise whatever they like
-        return f"{type(error).__name__}: {error}"
 
 
 def _batches(items: Sequence[int], size: int) -> Iterator[list[int]]:

@@ -5,6 +5,7 @@ from dataclasses import asdict
 import pytest
 
 from sparsemm.results.store import Store
+from sparsemm.sweep.grid import make_grid
 from sparsemm.sweep.jobs import (
     SweepRecord,
     group_into_jobs,
@@ -13,7 +14,7 @@ from sparsemm.sweep.jobs import (
     write_job,
     write_jobs,
 )
-from sparsemm.sweep.sweeper import make_grid, quoted
+from sparsemm.sweep.sweeper import quoted
 
 
 def _record(name: str, created: float) -> SweepRecord:

@@ -6,10 +6,10 @@ import pytest
 from sparsemm.results.leases import Heartbeat, Leases
 from sparsemm.results.store import Store
 from sparsemm.sweep import status
+from sparsemm.sweep.grid import make_grid
 from sparsemm.sweep.jobs import write_job
 from sparsemm.sweep.plan import describe, duration
 from sparsemm.sweep.status import program, read_status, render, show
-from sparsemm.sweep.sweeper import make_grid
 
 LABEL = {"model": "tiny", "task": "documents", "method": "snapkv", "scorer": "recent", "allocator": "uniform"}
 LABEL |= {"budget": 8, "rho": None, "seed": None, "rounding": "exact", "window": 4}

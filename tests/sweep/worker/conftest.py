@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from sparsemm.results.store import Store
+from sparsemm.sweep.grid import make_grid
 from sparsemm.sweep.jobs import group_into_jobs, write_job
-from sparsemm.sweep.sweeper import make_grid
 
 SETTINGS = [
     "method.window=4", "engine.device=cpu", "engine.threads=1", "engine.batch_prompts=2", "engine.rows=6",
