@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -66,6 +66,19 @@ class Kept:
         )
 
 
+@dataclass(frozen=True)
+class MaskedHeads:
+    """Query heads that are switched off, while prompts are read and while answers are made.
+
+    Args:
+        heads: [L, Hq] bool.
+        zero: query (attention becomes uniform over what is visible) or output (what was read is dropped).
+    """
+
+    heads: Tensor
+    zero: Literal["query", "output"]
+
+
 class RaggedLayer(CacheLayerMixin):
     """One layer. The attention function of `sparsemm.engine.attention` finds it through the keys."""
 
@@ -73,9 +86,12 @@ class RaggedLayer(CacheLayerMixin):
     is_compileable = False
     supports_early_init = False
 
-    def __init__(self, index: int, selector: Selector | None, room: int, hold: bool):
+    def __init__(
+        self, index: int, selector: Selector | None, room: int, hold: bool, masked: MaskedHeads | None
+    ):
         super().__init__()
         self.index, self.selector, self.room, self.hold = index, selector, room, hold
+        self.masked, self.masked_heads = masked, None if masked is None else masked.heads[index]
         self.seen = 0
         self.observed = True  # the attention function has seen the last update
         self.held: list[Kept] = []
@@ -84,6 +100,8 @@ class RaggedLayer(CacheLayerMixin):
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Remember dtype and device."""
         self.dtype, self.device = key_states.dtype, key_states.device
+        if self.masked_heads is not None:
+            self.masked_heads = self.masked_heads.to(self.device)
         self.is_initialized = True
 
     def update(
@@ -100,6 +118,18 @@ class RaggedLayer(CacheLayerMixin):
         self.observed = False
         key_states.ragged_layer = self  # type: ignore[attr-defined]
         return key_states, value_states
+
+    def masked_queries(self, queries: Tensor) -> Tensor:
+        """Queries [R, Hq, q, D] with those of masked heads set to zero, where that is how they are masked."""
+        if self.masked is None or self.masked.zero != "query":
+            return queries
+        return queries.masked_fill(self.masked_heads[:, None, None], 0.0)
+
+    def masked_outputs(self, outputs: Tensor) -> Tensor:
+        """Outputs [R, q, Hq, D] with those of masked heads set to zero, where that is how they are masked."""
+        if self.masked is None or self.masked.zero != "output":
+            return outputs
+        return outputs.masked_fill(self.masked_heads[:, None], 0.0)
 
     def prefill(
         self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scaling: float
@@ -185,10 +215,18 @@ class RaggedCache(Cache):
         selector: the method(s) and the model's shape.
         room: tokens that every segment can take before the arena grows.
         hold: keep the chosen entries aside for `join` instead of laying them out (used by the engine).
+        masked: heads that are switched off.
     """
 
-    def __init__(self, selector: Selector | None, layers: int, room: int = 128, hold: bool = False):
-        super().__init__(layers=[RaggedLayer(index, selector, room, hold) for index in range(layers)])
+    def __init__(
+        self,
+        selector: Selector | None,
+        layers: int,
+        room: int = 128,
+        hold: bool = False,
+        masked: MaskedHeads | None = None,
+    ):
+        super().__init__(layers=[RaggedLayer(index, selector, room, hold, masked) for index in range(layers)])
         self.layers: list[RaggedLayer]
 
     @classmethod
@@ -199,7 +237,7 @@ class RaggedCache(Cache):
 
         `empty_rows` rows without entries follow.
         """
-        joined = cls(None, len(caches[0].layers), room)
+        joined = cls(None, len(caches[0].layers), room, masked=caches[0].layers[0].masked)
         for index, layer in enumerate(joined.layers):
             before = 0
             for held in (kept for cache in caches for kept in cache.layers[index].held):
@@ -216,7 +254,10 @@ class RaggedCache(Cache):
     @property
     def kept_lengths(self) -> Tensor:
         """[L, R, H] entries that each segment holds now."""
-        return torch.stack([_lengths(layer) for layer in self.layers])
+        lengths = [_lengths(layer) for layer in self.layers]
+        return torch.stack(
+            [one.to(lengths[0].device) for one in lengths]
+        )  # layers may be spread over devices
 
 
 def _lengths(layer: RaggedLayer) -> Tensor:

@@ -4,6 +4,7 @@ No model class is patched: the function is registered with transformers, and the
 `RaggedLayer.update` returns lead it back to their layer. Without a RaggedCache it is the ordinary attention.
 """
 
+import sys
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,20 +12,69 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from sparsemm.engine.flash import check_flash_attention, flash_attention
 from sparsemm.models.base import ATTENTIONS
+
+# Names without "flash": transformers takes every name with it for one of its own.
+NAMES = {"sdpa": "ragged_sdpa", "eager": "ragged_eager", "flash_attention_2": "ragged_fa2"}
 
 
 def use_ragged_attention(model: PreTrainedModel, prefill: str = "sdpa") -> PreTrainedModel:
     """Let a model's text layers read RaggedCache; `prefill` is the attention that reads prompts.
 
+    The vision tower keeps what it was loaded with (sdpa where the family has it); with flash_attention_2 it
+    uses transformers' own flash_attention_2 too, as the published runs did.
+
     Raises:
-        ValueError: an attention that is not one of ATTENTIONS.
+        ValueError: an attention that is not one of ATTENTIONS, or that cannot run here.
     """
     if prefill not in ATTENTIONS:
         raise ValueError(f"model.attention={prefill}: must be one of {', '.join(ATTENTIONS)}.")
-    ours = f"ragged_{prefill}"
-    model.set_attn_implementation({"text_config": ours} if hasattr(model.config, "text_config") else ours)
+    parts = {"text_config": NAMES[prefill]}
+    if prefill == "flash_attention_2":
+        check_flash_attention(model)
+        if hasattr(model.config, "vision_config"):
+            parts["vision_config"] = prefill
+    model.set_attn_implementation(parts if hasattr(model.config, "text_config") else NAMES[prefill])
     return model
+
+
+def refuse_sliding(tokens: int, window: int | None) -> None:
+    """Raise ValueError where `tokens` of prompt and answer do not fit into a layer's sliding window."""
+    if window is not None and tokens > window:
+        raise ValueError(
+            f"sliding_window={window}: layers of this model see no more tokens than that, but prompt and "
+            f"answer take up to {tokens}, and a sliding window is not compressed. Use smaller images or a "
+            "shorter answer."
+        )
+
+
+def _eager_mask(**settings: Any) -> Tensor | None:
+    """As transformers makes it, but none for a new token that sees everything: all zeros would be added."""
+    if settings["q_length"] == 1 and ALL_MASK_ATTENTION_FUNCTIONS["sdpa"](**settings) is None:
+        return None
+    mask: Tensor = ALL_MASK_ATTENTION_FUNCTIONS["eager"](**settings)
+    return mask
+
+
+def _full(
+    backend: str,
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    scaling: float,
+    settings: dict[str, Any],
+) -> Tensor:
+    """The ordinary attention of a backend -> [B, q, Hq, D]."""
+    if backend == "flash_attention_2":
+        return flash_attention(query, key, value, mask, scaling, settings.get("sliding_window"))
+    # eager attention is each modeling file's own
+    modeling = sys.modules[type(module).__module__]
+    full = modeling.eager_attention_forward if backend == "eager" else ALL_ATTENTION_FUNCTIONS[backend]
+    output: Tensor = full(module, query, key, value, mask, scaling=scaling, **settings)[0]
+    return output
 
 
 def _ragged(backend: str) -> Any:
@@ -38,19 +88,23 @@ def _ragged(backend: str) -> Any:
         **kwargs: Any,
     ) -> tuple[Tensor, None]:
         """Query [R, Hq, q, D], key and value [R, H, q, D] -> [R, q, Hq, D]."""
-        layer = getattr(key, "ragged_layer", None)
         factor = query.shape[-1] ** -0.5 if scaling is None else scaling
-        if layer is not None and layer.arena is not None:
-            return layer.decode(query, key, value, attention_mask, factor), None
-        full = ALL_ATTENTION_FUNCTIONS[backend]
-        output, _ = full(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
-        if layer is not None:
+        layer = getattr(key, "ragged_layer", None)
+        if layer is None:
+            return _full(backend, module, query, key, value, attention_mask, factor, kwargs), None
+        refuse_sliding(layer.seen + query.shape[2], kwargs.get("sliding_window"))
+        query = layer.masked_queries(query)
+        if layer.arena is None:
+            output = _full(backend, module, query, key, value, attention_mask, factor, kwargs)
             layer.prefill(query, key, value, attention_mask, factor)
-        return output, None
+        else:
+            output = layer.decode(query, key, value, attention_mask, factor)
+        return layer.masked_outputs(output), None
 
     return ragged_attention
 
 
-for _backend in ATTENTIONS:
-    AttentionInterface.register(f"ragged_{_backend}", _ragged(_backend))
-    AttentionMaskInterface.register(f"ragged_{_backend}", ALL_MASK_ATTENTION_FUNCTIONS[_backend])
+for _backend, _name in NAMES.items():
+    AttentionInterface.register(_name, _ragged(_backend))
+    _mask = _eager_mask if _backend == "eager" else ALL_MASK_ATTENTION_FUNCTIONS[_backend]
+    AttentionMaskInterface.register(_name, _mask)

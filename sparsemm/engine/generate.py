@@ -2,13 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from traceback import clear_frames
 
 import torch
 from torch import Tensor
 
-from sparsemm.cache import RaggedCache
+from sparsemm.cache import MaskedHeads, RaggedCache
+from sparsemm.engine.attention import refuse_sliding
+from sparsemm.engine.greedy import Answers, Greedy
 from sparsemm.engine.select import RowPlan, Selector
 from sparsemm.methods.base import Method
+from sparsemm.methods.masks import HeadMask
 from sparsemm.models.base import LoadedModel, Prompt
 
 
@@ -17,16 +21,18 @@ class Generation:
     """What one method answered to one prompt.
 
     Args:
-        token_ids: generated tokens, without the end token.
+        token_ids: generated tokens, without the end token, with the token that completed a stop string.
         kept_entries: cache entries kept of the prompt, summed over layers and KV heads.
         prompt_tokens: T.
         rows: rows that were decoded for this prompt.
+        stop_strings: the answer's text ends before the first of these (see `LoadedModel.text`).
     """
 
     token_ids: tuple[int, ...]
     kept_entries: int
     prompt_tokens: int
     rows: int
+    stop_strings: tuple[str, ...] = ()
 
 
 class Engine:
@@ -41,6 +47,11 @@ class Engine:
         methods: one per cell.
         max_new_tokens: longest answer.
         fixed_rows: rows of a decode step, or None for as many as there are.
+        stop_strings: an answer ends where it holds one of these.
+        mask: query heads that are switched off in prompt and answer.
+
+    Raises:
+        ValueError: a method or a mask that does not fit the model.
     """
 
     def __init__(
@@ -49,16 +60,44 @@ class Engine:
         methods: Sequence[Method],
         max_new_tokens: int,
         fixed_rows: int | None = None,
+        stop_strings: Sequence[str] = (),
+        mask: HeadMask | None = None,
     ):
         self.loaded, self.max_new_tokens, self.fixed_rows = loaded, max_new_tokens, fixed_rows
         self.selector = Selector(methods, loaded.shape)
+        self.stop_strings = tuple(one for one in stop_strings if one)
+        self.greedy = Greedy(loaded, self.stop_strings)
+        heads = None if mask is None else mask.heads(loaded.shape)
+        self.masked = MaskedHeads(heads, mask.zero) if mask and heads is not None and heads.any() else None
+
+    def check(self, prompt: Prompt) -> None:
+        """Raise ValueError where this prompt and its answer are more than the model's layers can see."""
+        refuse_sliding(prompt.tokens + self.max_new_tokens, self.loaded.sliding_window)
+
+    def answer(self, prompts: Sequence[Prompt]) -> list[list[Generation]]:
+        """[prompt][method] -> what was generated.
+
+        An error (out of memory, above all) leaves the engine as it was, and holds none of its tensors.
+
+        Raises:
+            ValueError: a prompt that `check` refuses.
+        """
+        for prompt in prompts:
+            self.check(prompt)
+        try:
+            return self._answer(prompts)
+        except (RuntimeError, MemoryError) as error:
+            failed: BaseException | None = error
+            while failed is not None:
+                clear_frames(failed.__traceback__)
+                failed = failed.__context__
+            raise
 
     @torch.inference_mode()
-    def answer(self, prompts: Sequence[Prompt]) -> list[list[Generation]]:
-        """[prompt][method] -> what was generated."""
-        caches, first, plans, kept = [], [], [], []
+    def _answer(self, prompts: Sequence[Prompt]) -> list[list[Generation]]:
+        caches, first, seen, plans, kept = [], [], [], [], []
         for prompt in prompts:
-            cache = RaggedCache(self.selector, self.loaded.shape.layers, hold=True)
+            cache = RaggedCache(self.selector, self.loaded.shape.layers, hold=True, masked=self.masked)
             output = self.loaded.model(
                 **prompt.inputs, past_key_values=cache, use_cache=True, logits_to_keep=1
             )
@@ -66,74 +105,76 @@ class Engine:
             caches.append(cache)
             plans.append(plan)
             kept.append(cache.kept_lengths.sum(dim=(0, 2)).tolist())
-            first.append(output.logits[0, -1].argmax().expand(len(plan.methods)))
+            logits = output.logits[:, -1]
+            seen.append(self.greedy.seen(prompt.inputs["input_ids"], logits))
+            first.append(self.greedy.choose(logits, seen[-1]).expand(len(plan.methods)))
         positions = [
             torch.full((len(plan.methods),), p.next_position) for plan, p in zip(plans, prompts, strict=True)
         ]
-        tokens = self._decode_all(caches, torch.cat(first), torch.cat(positions).to(self.loaded.device))
+        prompt_of = [place for place, plan in enumerate(plans) for _ in plan.methods]
+        tokens = self._decode_all(
+            caches, torch.cat(first), torch.cat(positions).to(self.loaded.device), seen, prompt_of
+        )
         return self._per_method(prompts, plans, kept, tokens)
 
-    def _decode_all(self, caches: Sequence[RaggedCache], first: Tensor, positions: Tensor) -> list[list[int]]:
+    def _decode_all(
+        self,
+        caches: Sequence[RaggedCache],
+        first: Tensor,
+        positions: Tensor,
+        seen: Sequence[Tensor | None],
+        prompt_of: Sequence[int],
+    ) -> list[tuple[int, ...]]:
         """Generated tokens of every row, in chunks of `fixed_rows`."""
         total = len(first)
         chunk = self.fixed_rows or total
-        answers: list[list[int]] = []
+        answers: list[tuple[int, ...]] = []
         for start in range(0, total, chunk):
             stop = min(start + chunk, total)
             empty = chunk - (stop - start)
-            cache = RaggedCache.join(caches, (start, stop), self.max_new_tokens, empty)
-            padding = first.new_zeros(empty)
-            rows = self._decode(
-                cache,
-                torch.cat([first[start:stop], padding]),
-                torch.cat([positions[start:stop], padding]),
-                stop - start,
+            here = [one for place in prompt_of[start:stop] if (one := seen[place]) is not None]
+            answers += self._decode(
+                RaggedCache.join(caches, (start, stop), self.max_new_tokens, empty),
+                first[start:stop],
+                torch.cat([positions[start:stop], positions.new_zeros(empty)]),
+                torch.cat(here) if here else None,
             )
-            answers += rows
         return answers
 
-    def _decode(self, cache: RaggedCache, tokens: Tensor, positions: Tensor, real: int) -> list[list[int]]:
-        """Lock-step greedy decoding; a row is finished at its end token, the loop when all real rows are."""
-        ends = torch.tensor(self.loaded.eos_ids, device=tokens.device)
-        steps = [tokens[:real]]
-        finished = torch.isin(tokens[:real], ends)
+    def _decode(
+        self, cache: RaggedCache, first: Tensor, positions: Tensor, seen: Tensor | None
+    ) -> list[tuple[int, ...]]:
+        """Lock-step decoding of rows (empty ones follow) until all have ended."""
+        real = len(first)
+        padding = first.new_zeros(len(positions) - real)
+        answers = Answers(self.greedy, first)
         for step in range(self.max_new_tokens - 1):
-            if bool(finished.all()):
+            if bool(answers.finished.all()):
                 break
             output = self.loaded.model(
-                input_ids=tokens[:, None],
+                input_ids=torch.cat([answers.steps[-1], padding])[:, None],
                 position_ids=self.loaded.decode_positions(positions + step),
                 past_key_values=cache,
                 use_cache=True,
             )
-            tokens = output.logits[:, -1].argmax(-1)
-            steps.append(tokens[:real])
-            finished |= torch.isin(tokens[:real], ends)
-        rows: list[list[int]] = torch.stack(steps, dim=1).tolist()
-        return [_until_end(row, self.loaded.eos_ids) for row in rows]
+            answers.add(self.greedy.choose(output.logits[:real, -1], seen))
+        return answers.tokens()
 
-    @staticmethod
     def _per_method(
+        self,
         prompts: Sequence[Prompt],
         plans: Sequence[RowPlan],
         kept: Sequence[list[int]],
-        tokens: Sequence[list[int]],
+        tokens: Sequence[tuple[int, ...]],
     ) -> list[list[Generation]]:
         answers, start = [], 0
         for prompt, plan, entries in zip(prompts, plans, kept, strict=True):
             count = len(plan.methods)
             answers.append(
                 [
-                    Generation(tuple(tokens[start + row]), entries[row], prompt.tokens, count)
+                    Generation(tokens[start + row], entries[row], prompt.tokens, count, self.stop_strings)
                     for row in plan.row_of
                 ]
             )
             start += count
         return answers
-
-
-def _until_end(row: list[int], ends: tuple[int, ...]) -> list[int]:
-    for index, token in enumerate(row):
-        if token in ends:
-            return row[:index]
-    return row

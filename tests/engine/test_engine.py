@@ -147,8 +147,8 @@ def test_one_new_token_needs_no_decode_step(loaded, prompts, full):
 
 
 def test_an_unknown_prefill_attention_is_refused(loaded):
-    with pytest.raises(ValueError, match=r"model.attention=eager: must be one of sdpa"):
-        use_ragged_attention(loaded.model, "eager")
+    with pytest.raises(ValueError, match=r"model.attention=paged: must be one of sdpa, eager, flash_attent"):
+        use_ragged_attention(loaded.model, "paged")
 
 
 def test_methods_that_do_not_fit_the_model_are_refused(loaded, make_method):
