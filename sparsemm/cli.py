@@ -62,6 +62,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def hydra_arguments(verb: str, rest: Sequence[str]) -> list[str]:
     """What a verb means to Hydra: a multirun of our sweeper, or one look at the configuration."""
+    rest = [argument.removeprefix("+") if argument.startswith("+smoke=") else argument for argument in rest]
     if any(argument.split("=")[0] in ONCE for argument in rest):
         return [argument for argument in rest if argument not in MULTIRUN]
     action = [] if verb == "run" else [f"hydra.sweeper.action={verb}"]

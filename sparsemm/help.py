@@ -6,6 +6,7 @@ sparsemm: which KV-cache compression keeps a vision-language model's quality, at
 verbs
   run      run a grid of cells and show its table; run it again to go on where it stopped
   plan     the cells of a grid, how many are done, the jobs and the time they need; starts nothing
+  prefetch bring a grid's weights and data to this machine's disk
   status   what is done, running, failed and pending
   report   the table and the figure of a grid
 
@@ -42,6 +43,15 @@ sparsemm plan [key=value ...]: the cells, how many are done, the jobs and their 
 examples
   sparsemm plan +experiment=quickstart
   sparsemm plan method=sparsemm budget=64,128 rho=0.1,0.3,0.5""",
+    "prefetch": f"""\
+sparsemm prefetch [key=value ...]: download the weights and the data of a grid into the hub's cache, and
+record the revisions that were found in outputs/prefetched.json. An interrupted download goes on where it was.
+Run it where there is internet, such as a login node; runs read the same disk and need no network.
+{_GRID}
+
+examples
+  sparsemm prefetch +experiment=table3_main
+  sparsemm prefetch model=qwen2_vl_7b task=textvqa""",
     "status": f"""\
 sparsemm status [key=value ...]: what is done, running, failed and pending; without a grid, of the last sweep.
 {_GRID}

@@ -15,7 +15,7 @@ class SparseMMSweeperConf:
     """hydra/sweeper=sparsemm."""
 
     _target_: str = "hydra_plugins.sparsemm.SparseMMSweeper"
-    action: str = "run"  # run | plan | status | report; the verbs set it
+    action: str = "run"  # run | plan | prefetch | status | report; the verbs set it
     fast: bool = True  # False: a full Hydra composition for every cell, slow, the same cells
     params: dict[str, str] | None = None  # the grid of an experiment; the command line replaces equal keys
 

@@ -16,6 +16,7 @@ from sparsemm.needs import Need
 from sparsemm.paths import absolute, resolve
 from sparsemm.sweep.digests import canonical, digest, file_digest
 from sparsemm.sweep.labels import distinct_labels, label
+from sparsemm.sweep.smoke import smoke_settings
 
 NUMERICS = 1  # raise it when a change of the code changes results
 SECTIONS = ("model", "method", "scorer", "allocator", "mask", "task", "engine")
@@ -51,6 +52,8 @@ class CellMaker:
         Raises:
             ValueError: settings that no run could use.
         """
+        if settings["smoke"]:
+            settings = smoke_settings(settings)
         needs = self._needs(settings)
         self._check(settings, needs)
         shared = {"numerics": NUMERICS, **self._shared(settings)}

@@ -2,9 +2,12 @@
 
 from collections.abc import Iterable, Sequence
 from itertools import chain
+from pathlib import Path
 
+from sparsemm.config import build_model, build_task
 from sparsemm.needs import Need
 from sparsemm.sweep.cells import Cell
+from sparsemm.sweep.digests import canonical
 from sparsemm.sweep.errors import UnusableConfiguration
 
 
@@ -28,3 +31,16 @@ def require(cells: Sequence[Cell]) -> None:
         raise UnusableConfiguration(
             "\n".join(short) if len(needs) > 1 else f"Nothing was started: {needs[0]}"
         )
+
+
+def prefetch(cells: Iterable[Cell], output: Path) -> None:
+    """Bring the weights and the data that the cells' models and tasks name by hub id."""
+    from sparsemm.prefetch import run_prefetch
+
+    models, tasks = {}, {}
+    for cell in cells:
+        models.setdefault(canonical(cell.settings["model"]), cell.settings)
+        tasks.setdefault(canonical(cell.settings["task"]), cell.settings)
+    adapters = [build_model(settings) for settings in models.values()]
+    datasets = [found for settings in tasks.values() for found in build_task(settings).datasets()]
+    run_prefetch(adapters, list(dict.fromkeys(datasets)), output)

@@ -37,7 +37,7 @@ class Clock:
 
 def answered(loaded: LoadedModel, task: Task, sample: Sample, index: int, answer: Generation) -> Record:
     """The record of an answered sample."""
-    text = loaded.text(answer.token_ids)
+    text = loaded.text(answer.token_ids, answer.stop_strings)
     entry_bytes = 2 * loaded.shape.head_dim * loaded.model.dtype.itemsize
     heads = loaded.shape.layers * loaded.shape.kv_heads
     return _asked(sample, index) | {
@@ -63,11 +63,15 @@ def cell_result(
 ) -> Record:
     """result.json of a cell of which at least one sample was answered."""
     good = [record for record in records if record["error"] is None]
+    score, shares = task.total(records)
+    scored = [{**record, "score": share} for record, share in zip(records, shares, strict=True)]
+    summary = summarise(scored)
     kept, full = (sum(record[key] for record in good) for key in ("kept_entries", "full_entries"))
     return {
         **{key: entry[key] for key in ("label", "identity")},
         "metric": task.metric,
-        **summarise(records),
+        **(summary if score is None else {**summary, "score": score}),
+        "whole": task.whole and summary["failed"] == 0,
         "kept_share": kept / full,
         "full_entries": full / len(good),
         "entries_per_head": kept / len(good) / good[0]["heads"],

@@ -47,8 +47,17 @@ class Task(ABC):
         """An answer ends before the first of these."""
         return ()
 
+    @property
+    def whole(self) -> bool:
+        """Whether this is all of a published benchmark: its own data, every document of the split."""
+        return False
+
     def needs(self) -> tuple[Need, ...]:
         """What must be brought before this task can be asked; its data is known only where it is empty."""
+        return ()
+
+    def datasets(self) -> tuple[tuple[str, str | None], ...]:
+        """Hub repositories (id, revision) that hold the data."""
         return ()
 
     def check(self) -> None:
