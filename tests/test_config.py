@@ -19,6 +19,7 @@ from sparsemm.sweep.compose import Composer
 CONF = Path(sparsemm.conf.__path__[0])
 METHODS = Path(sparsemm.methods.__path__[0])
 PARTS = {"scorer": "scorers", "allocator": "allocators"}
+MUST_BE_GIVEN = {"task=lmms": ["task.name=infovqa_val"]}  # options with a setting that has no default
 
 
 def _options(group: str) -> list[str]:
@@ -55,8 +56,8 @@ def test_every_scorer_and_allocator_has_one_python_file_and_one_yaml_file(group,
 @pytest.mark.parametrize("group", ["model", "method", "scorer", "allocator", "task", "engine", "experiment"])
 def test_every_option_composes(settings_of, group):
     for name in _options(group):
-        settings = settings_of(f"{'+' if group == 'experiment' else ''}{group}={name}")
-        check_settings(settings)
+        option = f"{'+' if group == 'experiment' else ''}{group}={name}"
+        check_settings(settings_of(option, *MUST_BE_GIVEN.get(option, [])))
 
 
 @pytest.fixture
@@ -73,7 +74,14 @@ def test_every_method_builds(settings_of, name, heads):
 
 @pytest.mark.parametrize("name", _options("task"))
 def test_every_task_builds(settings_of, name):
-    assert build_task(settings_of(f"task={name}")).name == name
+    given = MUST_BE_GIVEN.get(f"task={name}", [])
+    expected = given[0].partition("=")[2] if given else name
+    assert build_task(settings_of(f"task={name}", *given)).name == expected
+
+
+def test_an_lmms_task_must_be_named(settings_of):
+    with pytest.raises(ValueError, match=r"task\.name=None: must be text"):
+        check_settings(settings_of("task=lmms"))
 
 
 @pytest.mark.parametrize("scorer", sorted({*_options("scorer")} - {"none"}))

@@ -9,6 +9,9 @@ from PIL import Image
 
 from sparsemm.needs import Need
 
+# repository, revision, patterns of the files that are enough (None: all)
+Dataset = tuple[str, str | None, tuple[str, ...] | None]
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -43,6 +46,11 @@ class Task(ABC):
     metric = "accuracy"
 
     @property
+    def answer_tokens(self) -> int | None:
+        """Longest answer; None where the task leaves it to the model."""
+        return self.max_new_tokens
+
+    @property
     def stop_strings(self) -> tuple[str, ...]:
         """An answer ends before the first of these."""
         return ()
@@ -56,8 +64,8 @@ class Task(ABC):
         """What must be brought before this task can be asked; its data is known only where it is empty."""
         return ()
 
-    def datasets(self) -> tuple[tuple[str, str | None], ...]:
-        """Hub repositories (id, revision) that hold the data."""
+    def datasets(self) -> tuple[Dataset, ...]:
+        """Hub repositories that hold the data, for `sparsemm prefetch`."""
         return ()
 
     def check(self) -> None:
