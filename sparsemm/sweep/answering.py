@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from sparsemm.engine.attention import refuse_sliding
 from sparsemm.engine.generate import Engine, Generation
 from sparsemm.methods.base import Method
 from sparsemm.models.base import LoadedModel, Prompt
@@ -111,10 +112,12 @@ class Answering:
         return self._engines[key]
 
 
-def encode(loaded: LoadedModel, sample: Sample) -> Prompt | str:
-    """The prompt, or why there is none: an image that cannot be read fails its sample only."""
+def encode(loaded: LoadedModel, sample: Sample, answer_tokens: int) -> Prompt | str:
+    """The prompt, or why there is none: what cannot be read, or is too long, fails its sample only."""
     try:
-        return loaded.prompt(sample.images(), sample.question)
+        prompt = loaded.prompt(sample.images(), sample.question)
+        refuse_sliding(prompt.tokens + answer_tokens, loaded.sliding_window)
+        return prompt
     except Exception as error:  # image decoders raise whatever they like
         return f"{type(error).__name__}: {error}"
 

@@ -22,6 +22,8 @@ NUMERICS = 1  # raise it when a change of the code changes results
 SECTIONS = ("model", "method", "scorer", "allocator", "mask", "task", "engine")
 # what they lead to is in the identity as content; where the weights lie changes nothing
 NAMES_ONLY = ("name", "path", "revision", "head_scores", "device_map")
+# where a task's data comes from, and what is only shown
+TASK_NAMES_ONLY = ("name", "full_samples", "repo", "revision", "files", "image_files", "columns", "references")
 PATHS = ("path", "head_scores", "data")  # keys that hold paths of this machine
 MISSING = "not here yet"  # in an identity: what stands for content that must be brought first
 TASK_NEEDS = {"data", "package"}  # without these a task's data cannot be looked at
@@ -88,17 +90,22 @@ class CellMaker:
             shape = self._once("shape", settings["model"], lambda: model.shape())
         if not kinds & TASK_NEEDS:
             self._once("task", settings["task"], lambda: _checked(build_task(settings)))
-        if "heads" not in kinds:
-            method = self._method(settings)
-            if "weights" not in kinds:
-                method.check(shape)
-                mask.check(shape)
+        method = self._method(settings, blind="heads" in kinds)
+        if not kinds & {"heads", "weights"}:
+            method.check(shape)
+            mask.check(shape)
 
-    def _method(self, settings: Settings) -> Any:
+    def _method(self, settings: Settings, blind: bool) -> Any:
+        """The method; `blind`: its head scores are not there, so another allocator stands in for its own."""
+        from sparsemm.methods.allocators.uniform import Uniform
         from sparsemm.methods.base import Method
 
         scorer = self._once("scorer", settings["scorer"], lambda: build(settings["scorer"]))
-        allocator = self._once("allocator", settings["allocator"], lambda: build(settings["allocator"]))
+        allocator = (
+            Uniform()
+            if blind
+            else self._once("allocator", settings["allocator"], lambda: build(settings["allocator"]))
+        )
         if settings["scorer"]["_target_"].endswith(".NoScorer") and not allocator.keeps_all:
             raise ValueError("scorer=none: this method ranks tokens. Choose one, as scorer=window_attention.")
         return Method(**settings["method"], scorer=scorer, allocator=allocator)
@@ -111,7 +118,7 @@ class CellMaker:
                 "content": self._once("content", model, lambda: _model_content(settings)),
             },
             "task": {
-                **{key: value for key, value in task.items() if key not in ("name", "full_samples")},
+                **{key: value for key, value in task.items() if key not in TASK_NAMES_ONLY},
                 "data": self._once("data", task, lambda: _task_content(settings)),
             },
         }

@@ -16,21 +16,14 @@ def needs_of(cells: Iterable[Cell]) -> list[Need]:
     return sorted(set(chain.from_iterable(cell.needs for cell in cells)))
 
 
-def lines(needs: Sequence[Need]) -> list[str]:
-    """What is missing and how to get it; things of one kind that come the same way share a line."""
-    ways: dict[tuple[str, str], list[str]] = {}
-    for need in needs:
-        ways.setdefault((need.kind, need.how), []).append(need.what)
-    return [f"  {', '.join(whats)}: {how}" for (_, how), whats in ways.items()]
-
-
 def require(cells: Sequence[Cell]) -> None:
     """Raise UnusableConfiguration where anything is missing."""
-    if needs := needs_of(cells):
-        short = [f"Nothing was started: {len(needs)} things are missing:", *lines(needs)]
-        raise UnusableConfiguration(
-            "\n".join(short) if len(needs) > 1 else f"Nothing was started: {needs[0]}"
-        )
+    needs = needs_of(cells)
+    if len(needs) == 1:
+        raise UnusableConfiguration(f"Nothing was started: {needs[0]}")
+    if needs:
+        lines = [f"Nothing was started: {len(needs)} things are missing:", *(f"  {need}" for need in needs)]
+        raise UnusableConfiguration("\n".join(lines))
 
 
 def prefetch(cells: Iterable[Cell], output: Path) -> None:

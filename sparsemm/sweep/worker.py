@@ -116,6 +116,7 @@ class _Group:
         shard, shards = job["shard"]
         self.mine = range(shard, len(self.ids), shards)  # indexes of the samples of this job
         self.adapter, self.mask = build_model(settings), build_mask(settings)
+        self.limit = self.task.answer_tokens or self.adapter.max_new_tokens
         self.cells = list(pool.map(self._take, entries))
         self.clock = Clock(cells=len(entries))
         self.pending: list[Future[None]] = []
@@ -143,9 +144,10 @@ class _Group:
         self.beat.beat()
         if todo:
             loaded = self.adapter.load(self.device)
-            limit = self.task.max_new_tokens or self.adapter.max_new_tokens
+            stops = self.task.stop_strings if self.adapter.stop_strings else ()
             self.answering = Answering(
-                lambda methods: Engine(loaded, methods, limit, self.fixed_rows), self._fail
+                lambda methods: Engine(loaded, methods, self.limit, self.fixed_rows, stops, self.mask),
+                self._fail,
             )
             reset_peak_memory(self.device)
             with progress(total, total - len(todo), len(self.cells)) as bar:
@@ -173,7 +175,7 @@ class _Group:
             if cell.open and places:
                 lacking.setdefault(places, []).append(cell)
         wanted = {place for places in lacking for place in places}
-        prompts = {place: encode(loaded, samples[place]) for place in sorted(wanted)}
+        prompts = {place: encode(loaded, samples[place], self.limit) for place in sorted(wanted)}
         for places, cells in lacking.items():
             good: dict[int, Prompt] = {}
             bad: dict[int, str] = {}
