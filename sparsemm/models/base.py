@@ -132,6 +132,7 @@ class ModelAdapter(ABC):
     device_map: str | None = None  # how accelerate spreads the weights: auto, balanced, ...; null: one device
     head_scores: str | None = None
     system: str | None = None  # system prompt; null: what the chat template says
+    template: str | None = None  # Jinja chat template; null: the folder's own
     jpeg: bool = False  # images are re-encoded as JPEG (Pillow's default quality) before the processor
     eos: Literal["tokenizer", "generation_config"] = "tokenizer"  # whose end tokens end an answer
     generation_config: bool = False  # the model's own repetition penalty applies

@@ -1,12 +1,14 @@
-"""LLaVA-NeXT (LLaVA-1.6): the whole image in one tile, then again in several, at almost any resolution.
+r"""LLaVA-NeXT (LLaVA-1.6): the whole image in one tile, then again in several, at almost any resolution.
 
-The paper used the original repository's models and templates; the adapter uses the ports under llava-hf. With
-one image: `vicuna_v1` begins with "A chat between a curious user ...", and the port's template for Vicuna has
-no such text; given as `system` (conf/protocol/paper.yaml) it makes the characters equal. `mistral_instruct` and
-the port's template for Mistral are equal. What can still differ: the original tokenizes what stands before and
-behind <image> apart, so that a lone SentencePiece space begins the part behind it; whether the port's
-tokenizer puts one there is up to its files. And the original shows MMBench's images in one tile, cropped to a
-square (image_aspect_ratio=original), where the port's model always reads tiles.
+The paper used the original repository's models and templates; the adapter uses the ports under llava-hf.
+- Text: `vicuna_v1` begins with "A chat between a curious user ...", the port's template for Vicuna does not.
+  Given as `system` (conf/protocol/paper.yaml) it makes the characters equal. `mistral_instruct` and the
+  port's template for Mistral are equal.
+- Tokens: the original tokenizes what stands before and behind <image> apart, so that a lone SentencePiece
+  space begins the part behind it. Whether the port's tokenizer puts one there is up to its files; where it
+  does not, a `template` that writes '<image> \n' does.
+- Images: the original shows MMBench's in one tile, cropped to a square (image_aspect_ratio=original); the
+  port's model always reads tiles.
 """
 
 from collections.abc import Mapping
@@ -94,12 +96,12 @@ class LoadedLlavaNext(TransformersModel):
 
     def _image_tokens(self, prompt: Prompt, box: Box, image: int) -> Tensor:
         """Tokens of the image squeezed into one tile, then of the tiles, without padding and newlines."""
-        before = sum(_Layout(self.model.config, size).tokens for size in prompt.image_sizes[:image])
-        found = _Layout(self.model.config, prompt.image_sizes[image]).see(box)
+        before = sum(Layout(self.model.config, size).tokens for size in prompt.image_sizes[:image])
+        found = Layout(self.model.config, prompt.image_sizes[image]).see(box)
         return torch.tensor([before + token for token in found])
 
 
-class _Layout:
+class Layout:
     """Where the tokens of one image stand.
 
     First side x side tokens of the squeezed image, row by row; then the tiles as one picture, in which the

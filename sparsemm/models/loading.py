@@ -63,7 +63,16 @@ class TransformersModel(LoadedModel):
         if self.adapter.system is not None:
             system = {"type": "text", "text": self.adapter.system}
             messages.insert(0, {"role": "system", "content": [system]})
-        return str(template.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+        form = self.adapter.template or template.chat_template
+        if form is None:
+            raise ValueError(
+                f"model.path={self.adapter.path}: no chat template there. Give one: model.template=..."
+            )
+        return str(
+            template.apply_chat_template(
+                messages, chat_template=form, tokenize=False, add_generation_prompt=True
+            )
+        )
 
     def _as_sent(self, images: Sequence[Image.Image]) -> list[Image.Image]:
         """The images, re-encoded where the adapter says so."""

@@ -142,8 +142,9 @@ def _llava(family: str, folder: Path) -> PreTrainedModel:
         num_additional_image_tokens=1,
         chat_template=MISTRAL_TEMPLATE if mistral else VICUNA_TEMPLATE,
     ).save_pretrained(folder)
-    GenerationConfig(**ends).save_pretrained(folder)
-    return LlavaNextForConditionalGeneration(config)
+    model = LlavaNextForConditionalGeneration(config)
+    model.generation_config = GenerationConfig(**ends)
+    return model
 
 
 def _qwen(family: str, folder: Path) -> PreTrainedModel:
@@ -164,7 +165,7 @@ def _qwen(family: str, folder: Path) -> PreTrainedModel:
     else:
         vision |= {"hidden_size": 32, "out_hidden_size": 64, "intermediate_size": 64}
         vision |= {"window_size": 4 * QWEN_PATCH_PIXELS, "fullatt_block_indexes": [1]}
-    config, model = {
+    config_class, model_class = {
         "qwen2_vl": (Qwen2VLConfig, Qwen2VLForConditionalGeneration),
         "qwen2_5_vl": (Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration),
     }[family]
@@ -172,18 +173,8 @@ def _qwen(family: str, folder: Path) -> PreTrainedModel:
     Qwen2VLImageProcessorPil(
         patch_size=QWEN_PATCH_PIXELS, size={"shortest_edge": 3136, "longest_edge": 12845056}
     ).save_pretrained(folder)
-    GenerationConfig(
-        bos_token_id=ids["<|endoftext|>"],
-        pad_token_id=ids["<|endoftext|>"],
-        eos_token_id=[ids["<|im_end|>"], ids["<|endoftext|>"]],
-        do_sample=True,
-        temperature=0.1,
-        top_k=1,
-        top_p=0.001,
-        repetition_penalty=1.05,
-    ).save_pretrained(folder)
-    return model(
-        config(
+    model: PreTrainedModel = model_class(
+        config_class(
             text_config=text,
             vision_config=vision,
             image_token_id=ids["<|image_pad|>"],
@@ -193,6 +184,17 @@ def _qwen(family: str, folder: Path) -> PreTrainedModel:
             tie_word_embeddings=False,
         )
     )
+    model.generation_config = GenerationConfig(
+        bos_token_id=ids["<|endoftext|>"],
+        pad_token_id=ids["<|endoftext|>"],
+        eos_token_id=[ids["<|im_end|>"], ids["<|endoftext|>"]],
+        do_sample=True,
+        temperature=0.1,
+        top_k=1,
+        top_p=0.001,
+        repetition_penalty=1.05,
+    )
+    return model
 
 
 def _tokenizer(

@@ -128,7 +128,9 @@ def test_a_folder_that_is_no_model_is_refused(tmp_path):
 def test_a_model_of_another_family_is_refused(copy):
     folder = copy("llama")
     (folder / "config.json").write_text(json.dumps({"model_type": "llama"}))
-    with pytest.raises(ValueError, match=r"model_type=llama, expected qwen2_vl. There are adapters for llava_next"):
+    with pytest.raises(
+        ValueError, match=r"model_type=llama, expected qwen2_vl. There are adapters for llava_next"
+    ):
         adapter(folder).check()
 
 
