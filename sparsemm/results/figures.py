@@ -1,21 +1,28 @@
-"""Score against budget: one panel per task, one line per method, the full cache dashed, intervals shaded."""
+"""Score against budget: one panel per model and task, one line per method, the full cache dashed.
+
+Intervals are shaded. Where the paper has the cells, its points are hollow, on a thin dotted line.
+"""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sparsemm.results import compare
 from sparsemm.results.entries import Entry
-from sparsemm.results.notes import PERCENT, metric_name, scale
+from sparsemm.results.names import metric_name
 from sparsemm.results.tables import Row, Table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MOST_PANELS = 12
+MOST_PANELS = 15
+PAPER = "the paper (hollow, dotted)"
 WIDTH_IN, PANEL_HEIGHT_IN, PANELS_ABREAST = 9.0, 3.5, 3
+SMALL_WIDTH_IN, SMALL_HEIGHT_IN = 3.1, 2.7  # of a panel, where models are rows and tasks are columns
 # Okabe and Ito's palette: told apart by colour-blind readers; the marker tells them apart in print as well
 STYLES = {
     "full": ("#000000", ""),
@@ -25,8 +32,11 @@ STYLES = {
     "adakv": ("#CC79A7", "D"),
     "random": ("#7F7F7F", "v"),
     "window": ("#E69F00", "p"),
+    "streamingllm": ("#56B4E9", "X"),
+    "headkv": ("#8C6D1F", "<"),
+    "permuted": ("#4B3F99", ">"),
 }
-SPARE = (("#56B4E9", "X"), ("#8C6D1F", "<"), ("#4B3F99", ">"), ("#882255", "h"))
+SPARE = (("#882255", "h"), ("#117733", "P"), ("#AA4499", "d"), ("#332288", "8"))
 DASHES = ("-", (0, (4, 1.5)), (0, (1.5, 1.5)), (0, (5, 1.5, 1, 1.5)))  # rows of one method
 
 
@@ -38,9 +48,12 @@ def draw(tables: Sequence[Table], folder: Path, name: str = "figure") -> list[Pa
     shown = [table for table in tables if table.entries][:MOST_PANELS]
     if not shown:
         return []
-    abreast = min(len(shown), PANELS_ABREAST)
-    deep = math.ceil(len(shown) / abreast)
     several_models = len({table.model for table in shown}) > 1
+    panels_of = _by_model_and_task(shown)
+    gridded = len(panels_of) > 1 and len(panels_of[0]) > PANELS_ABREAST
+    if not gridded:
+        panels_of = [shown[start : start + PANELS_ABREAST] for start in range(0, len(shown), PANELS_ABREAST)]
+    abreast, deep = len(panels_of[0]), len(panels_of)
     styles = _styles(shown)
     look = {
         "font.size": 10,
@@ -50,21 +63,48 @@ def draw(tables: Sequence[Table], folder: Path, name: str = "figure") -> list[Pa
         "svg.fonttype": "none",
     }
     with mpl.rc_context(look):
-        width = WIDTH_IN if abreast > 1 else 6.5
-        figure = Figure(figsize=(width, PANEL_HEIGHT_IN * deep + 0.7), layout="constrained")
-        panels = figure.subplots(deep, abreast, squeeze=False).ravel()
+        size = (WIDTH_IN if abreast > 1 else 6.5, PANEL_HEIGHT_IN * deep + 0.7)
+        if gridded:
+            size = (SMALL_WIDTH_IN * abreast, SMALL_HEIGHT_IN * deep + 0.7)
+        figure = Figure(figsize=size, layout="constrained")
+        grid = figure.subplots(deep, abreast, squeeze=False)
         handles: dict[str, Any] = {}
-        for panel, table in zip(panels, shown, strict=False):
-            handles |= _panel(panel, table, styles)
-            panel.set_title(f"{table.task}, {table.model}" if several_models else table.task)
-        for panel in panels[len(shown) :]:
-            panel.set_axis_off()
-        columns = min(len(handles), 4)
+        for panels, abreast_tables in zip(grid, panels_of, strict=True):
+            for panel, table in itertools.zip_longest(panels, abreast_tables):
+                if table is None:
+                    panel.set_axis_off()
+                    continue
+                handles |= _panel(panel, table, styles, shade=0.05 if gridded else 0.12)
+                panel.set_title(f"{table.task}, {table.model}" if several_models else table.task)
+        if gridded:
+            _label_grid(grid, panels_of)
+        if any(_has_paper_points(table) for table in shown):
+            handles[PAPER] = _paper_handle()
+        columns = min(len(handles), 8 if gridded else 4)
         figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns, frameon=False)
         paths = [folder / f"{name}.png", folder / f"{name}.svg"]
         figure.savefig(paths[0], dpi=160)
         figure.savefig(paths[1], metadata={"Date": None})
     return paths
+
+
+def _label_grid(grid: Any, panels_of: Sequence[Sequence[Table | None]]) -> None:
+    """Name the model at the left of its row, and the budget axis below the last row only."""
+    for panels, tables in zip(grid, panels_of, strict=True):
+        for panel, table in zip(panels, tables, strict=True):
+            if table is not None:
+                panel.set_title(f"{table.task} ({panel.get_ylabel()})", fontsize=10)
+                panel.set_ylabel("")
+                panel.set_xlabel(panel.get_xlabel() if panels is grid[-1] else "")
+        model = next(table.model for table in tables if table is not None)
+        panels[0].set_ylabel(model, fontsize=10)
+
+
+def _by_model_and_task(tables: Sequence[Table]) -> list[list[Table | None]]:
+    """One list per model, with one place per task."""
+    found = {(table.model, table.task): table for table in tables}
+    models, tasks = (list(dict.fromkeys(names)) for names in zip(*found, strict=True))
+    return [[found.get((model, task)) for task in tasks] for model in models]
 
 
 def _styles(tables: Sequence[Table]) -> dict[Row, tuple[str, str, Any]]:
@@ -85,8 +125,10 @@ def _styles(tables: Sequence[Table]) -> dict[Row, tuple[str, str, Any]]:
     return styles
 
 
-def _panel(panel: Axes, table: Table, styles: dict[Row, tuple[str, str, Any]]) -> dict[str, Any]:
-    factor = scale(table.metric)
+def _panel(
+    panel: Axes, table: Table, styles: dict[Row, tuple[str, str, Any]], shade: float
+) -> dict[str, Any]:
+    factor = table.scale.factor
     positions = _positions(panel, table)
     handles: dict[str, Any] = {}
     for row in reversed(table.rows):  # the first rows are drawn last, on top
@@ -123,12 +165,47 @@ def _panel(panel: Axes, table: Table, styles: dict[Row, tuple[str, str, Any]]) -
                 ]
                 for side in ("low", "high")
             )
-            panel.fill_between(x, low, high, color=color, alpha=0.12, linewidth=0)
+            panel.fill_between(x, low, high, color=color, alpha=shade, linewidth=0)
             handles[table.name(row)] = line
-    panel.set_ylabel(metric_name(table.metric) + (" (%)" if table.metric in PERCENT else ""))
+        _paper_points(panel, table, row, positions, color, marker)
+    panel.set_ylabel(metric_name(table.metric) + (" (%)" if table.scale.unit == "%" else ""))
     panel.grid(axis="y", color="#DDDDDD", linewidth=0.6)
     panel.set_axisbelow(True)
     return dict(reversed(handles.items()))
+
+
+def _paper_points(
+    panel: Axes, table: Table, row: Row, positions: dict[Any, float], color: str, marker: str
+) -> None:
+    """Draw the paper's numbers of a row, with a gap where there is none."""
+    numbers = [_paper_score(table, row, column) for column in table.columns]
+    if all(math.isnan(number) for number in numbers):
+        return
+    look = {"color": color, "linestyle": ":", "linewidth": 1.0, "zorder": 2}
+    if row.family == "full":
+        panel.axhline(numbers[0], **look)
+    else:
+        hollow = {"marker": marker, "markersize": 5.5, "markerfacecolor": "none", "markeredgewidth": 0.9}
+        panel.plot([positions[column] for column in table.columns], numbers, **look, **hollow)
+
+
+def _paper_score(table: Table, row: Row, column: Any) -> float:
+    """The paper's number as shown; NaN where there is none, or where ours means something else."""
+    number = compare.published(table, row, column) if compare.comparable(table) else None
+    return math.nan if number is None else table.scale.factor * number.score
+
+
+def _has_paper_points(table: Table) -> bool:
+    return any(
+        not math.isnan(_paper_score(table, row, column)) for row in table.rows for column in table.columns
+    )
+
+
+def _paper_handle() -> Any:
+    from matplotlib.lines import Line2D
+
+    look = {"marker": "o", "markersize": 5.5, "markerfacecolor": "none", "linestyle": ":", "linewidth": 1.0}
+    return Line2D([], [], color="#444444", **look)
 
 
 def _scored(table: Table, row: Row, column: Any) -> Entry | None:

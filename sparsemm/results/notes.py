@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from sparsemm.results import compare
 from sparsemm.results.entries import Entry
+from sparsemm.results.names import SEEDED, metric_name
+from sparsemm.results.scales import Scale
 from sparsemm.results.statistics import LEVEL, MOST_RESAMPLES
 from sparsemm.results.tables import SEEDS, Row, Table
 
 SHOWN = 5  # items of a long list
-PERCENT = ("anls", "accuracy", "relaxed_accuracy")  # fractions, shown in percent
-
-
-def scale(metric: str) -> float:
-    """Return the factor from the stored score to the shown one."""
-    return 100.0 if metric in PERCENT else 1.0
-
-
-def metric_name(metric: str) -> str:
-    """Return the metric as prose writes it."""
-    return "ANLS" if metric == "anls" else metric.replace("_", " ")
 
 
 def number(value: float, digits: int = 2) -> str:
@@ -46,15 +38,26 @@ def kept_rows(table: Table) -> list[tuple[str, list[str]]]:
     rows = []
     for key, (title, show) in KEPT.items():
         by_column = [_kept(table, column, key) for column in table.columns]
-        if all(equal(column.values()) for column in by_column):
-            rows.append((title, [show(next(iter(c.values()))) if c else "-" for c in by_column]))
-        else:
-            owners = [row for row in table.rows if any(row in column for column in by_column)]
-            rows += [
-                (f"{title}, {table.name(row)}", [show(c[row]) if row in c else "-" for c in by_column])
-                for row in owners
-            ]
+        rows += _kept_by(table, title, show, by_column)
+    if table.beside:
+        title, show = KEPT["entries_per_head"]
+        by_column = [
+            _values(table.rows, table.beside, column, "entries_per_head") for column in table.columns
+        ]
+        rows += _kept_by(table, f"{title} ({table.beside_name})", show, by_column)
     return rows
+
+
+def _kept_by(
+    table: Table, title: str, show: Callable[[float], str], by_column: list[dict[Row, float]]
+) -> list[tuple[str, list[str]]]:
+    if all(equal(column.values()) for column in by_column):
+        return [(title, [show(next(iter(c.values()))) if c else "-" for c in by_column])]
+    owners = [row for row in table.rows if any(row in column for column in by_column)]
+    return [
+        (f"{title}, {table.name(row)}", [show(c[row]) if row in c else "-" for c in by_column])
+        for row in owners
+    ]
 
 
 def equal(values: Iterable[float]) -> bool:
@@ -66,7 +69,7 @@ def equal(values: Iterable[float]) -> bool:
 def notes(table: Table) -> list[str]:
     """Return the notes below a table, most important first."""
     parts = (_sizes, _constant, _entries, _above_prompt, _failed, _seeds, _untested, _mixed, _resolution)
-    return [line for part in parts for line in part(table)]
+    return [*(line for part in parts for line in part(table)), *compare.notes(table)]
 
 
 def legend(table: Table, *, best: str, same: str, failed: str) -> list[str]:
@@ -89,7 +92,7 @@ def legend(table: Table, *, best: str, same: str, failed: str) -> list[str]:
         lines.append(f"{failed}: some samples failed; they are in no mean.")
     if any(table.entry(row, column) is None for row in table.rows for column in table.columns):
         lines.append("-: not run yet.")
-    return lines
+    return [*lines, *compare.legend(table)]
 
 
 def _sizes(table: Table) -> list[str]:
@@ -173,7 +176,7 @@ def _seeds(table: Table) -> list[str]:
     for row in table.rows:
         own = {c: len(e.fingerprints) for (owner, c), e in table.entries.items() if owner == row}
         few = [f"{column} ({count})" for column, count in own.items() if count < SEEDS]
-        if few and (row.family == "random" or max(own.values()) > 1):
+        if few and (row.family in SEEDED or max(own.values()) > 1):
             lines.append(f"{table.name(row)}: fewer than {SEEDS} seeds at {table.column_key} {_list(few)}.")
     return lines
 
@@ -209,7 +212,13 @@ def _resolution(table: Table) -> list[str]:
 
 
 def _kept(table: Table, column: Any, key: str) -> dict[Row, float]:
-    values = ((row, getattr(entry, key)) for row, entry in table.column_entries(column).items())
+    return _values(table.rows, table.entries, column, key)
+
+
+def _values(
+    rows: Iterable[Row], entries: Mapping[tuple[Row, Any], Entry], column: Any, key: str
+) -> dict[Row, float]:
+    values = ((row, getattr(entries[row, column], key)) for row in rows if (row, column) in entries)
     return {row: value for row, value in values if value is not None}
 
 
@@ -225,19 +234,17 @@ def _list(items: Iterable[str]) -> str:
 
 def title(table: Table) -> str:
     """Return the table's heading."""
-    unit = f"{metric_name(table.metric)}{', %' if table.metric in PERCENT else ''}"
+    unit = f"{metric_name(table.metric)}{', %' * (table.scale.unit == '%')}" if table.metric else ""
     return f"{table.task} ({unit or 'nothing run yet'}), model {table.model}, by {table.column_key}"
 
 
-def entry_text(entry: Entry | None, metric: str) -> tuple[str, str]:
+def entry_text(entry: Entry | None, scale: Scale) -> tuple[str, str]:
     """Return score and interval as text: '-' for a place that was not run, '?' for no score."""
     if entry is None:
         return "-", ""
     if entry.score is None:
         return "?", ""
-    factor = scale(metric)
-    digits = 1 if factor == 100 else 3
-    text = f"{factor * entry.score:.{digits}f}"
+    text = scale.text(entry.score)
     if entry.low is None or entry.high is None:
         return text, ""
-    return text, f"{factor * entry.low:.{digits}f}-{factor * entry.high:.{digits}f}"
+    return text, f"{scale.text(entry.low)}-{scale.text(entry.high)}"

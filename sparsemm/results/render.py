@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
+from sparsemm.results import compare
+from sparsemm.results.frames import frame
 from sparsemm.results.notes import entry_text, kept_rows, legend, notes, title
-from sparsemm.results.tables import Table, frame
+from sparsemm.results.tables import Table
 
+WIDTH = 110  # columns of a terminal
 _LATEX = {
     "\\": r"\textbackslash{}",
     "&": r"\&",
@@ -40,8 +44,11 @@ def to_text(table: Table) -> str:
                 )
                 if shown
             )
-            cells.append((entry_text(entry, table.metric)[0], marks))
+            cells.append((entry_text(entry, table.scale)[0], marks))
         body.append((table.name(row), cells))
+        body += [
+            (f"  {line.name}", [(text, "") for text in line.texts]) for line in compare.lines(table, row)
+        ]
     kept = (
         [(name, [(text, "") for text in texts]) for name, texts in kept_rows(table)] if table.columns else []
     )
@@ -59,31 +66,38 @@ def to_text(table: Table) -> str:
             )
         if part:
             lines.append(rule)
-    return "\n".join([*lines, *legend(table, best="*", same="~", failed="!"), *notes(table)]) + "\n"
+    said = [*legend(table, best="*", same="~", failed="!"), *notes(table)]
+    if table.paper:  # many tables at once: each stays as wide as its rows
+        said = [part for line in said for part in textwrap.wrap(line, WIDTH, subsequent_indent="  ")]
+    return "\n".join([*lines, *said]) + "\n"
 
 
 def to_markdown(table: Table) -> str:
     """Return the table for a README: intervals beside the scores, the best in bold."""
     columns = table.columns or ("score",)
-    lines = [f"### {_markdown(title(table))}", ""]
-    lines.append("| |" + "|".join(f" {_markdown(str(column))} " for column in columns) + "|")
+    lines = [f"### {markdown(title(table))}", ""]
+    lines.append("| |" + "|".join(f" {markdown(str(column))} " for column in columns) + "|")
     lines.append("|---|" + "---:|" * len(columns))
     for row in table.rows:
         cells = []
         for column in columns:
             entry = table.entry(row, column)
-            text, between = entry_text(entry, table.metric)
+            text, between = entry_text(entry, table.scale)
             text = f"**{text}**" if entry and entry.best else text
             text += " ≈" if entry and entry.same_as_best else ""
             text += " †" if entry and entry.failed else ""
             cells.append(text + (f" <sub>{between.replace('-', '–')}</sub>" if between else ""))  # noqa: RUF001
-        lines.append(f"| {_markdown(table.name(row))} | " + " | ".join(cells) + " |")
+        lines.append(f"| {markdown(table.name(row))} | " + " | ".join(cells) + " |")
+        lines += [
+            f"| &nbsp; {markdown(line.name)} | " + " | ".join(map(markdown, line.texts)) + " |"
+            for line in compare.lines(table, row)
+        ]
     if table.columns:
         lines += [
-            f"| *{_markdown(name)}* | " + " | ".join(_markdown(text) for text in texts) + " |"
+            f"| *{markdown(name)}* | " + " | ".join(markdown(text) for text in texts) + " |"
             for name, texts in kept_rows(table)
         ]
-    explained = [*legend(table, best="**bold**", same="≈", failed="†"), *map(_markdown, notes(table))]
+    explained = [*legend(table, best="**bold**", same="≈", failed="†"), *map(markdown, notes(table))]
     return "\n".join([*lines, "", *(f"- {line}" for line in explained)]) + "\n"
 
 
@@ -97,12 +111,16 @@ def to_latex(table: Table) -> str:
         cells = []
         for column in columns:
             entry = table.entry(row, column)
-            text, between = entry_text(entry, table.metric)
+            text, between = entry_text(entry, table.scale)
             text = rf"\textbf{{{text}}}" if entry and entry.best else text
             text += r"$^{\approx}$" if entry and entry.same_as_best else ""
             text += r"$^{\dagger}$" if entry and entry.failed else ""
             cells.append(text + (rf" {{\tiny {between.replace('-', '--')}}}" if between else ""))
         lines.append(" & ".join([latex(table.name(row)), *cells]) + r" \\")
+        lines += [
+            " & ".join([rf"\quad {latex(line.name)}", *map(latex, line.texts)]) + r" \\"
+            for line in compare.lines(table, row)
+        ]
     if table.columns:
         lines.append(r"\midrule")
         lines += [
@@ -125,5 +143,6 @@ def latex(text: str) -> str:
     return "".join(_LATEX.get(letter, letter) for letter in text)
 
 
-def _markdown(text: str) -> str:
+def markdown(text: str) -> str:
+    """Escape what Markdown would read as a mark."""
     return "".join(f"\\{letter}" if letter in "|*_<>`\\" else letter for letter in text)

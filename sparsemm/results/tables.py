@@ -8,24 +8,16 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-import pandas as pd
+from sparsemm.results.entries import Entry, Result, compare, make_entry
+from sparsemm.results.names import NAMES, SEEDED
+from sparsemm.results.scales import Scale, scale_of
+from sparsemm.results.statements import Statement
 
-from sparsemm.results.entries import FIGURES, Entry, Result, compare, figures, make_entry
-
-NAMES = {
-    "full": "Full cache",
-    "snapkv": "SnapKV",
-    "pyramidkv": "PyramidKV",
-    "adakv": "AdaKV",
-    "sparsemm": "SparseMM",
-    "random": "Random",
-    "window": "Window",
-}
 VARIANTS = ("budget", "scorer", "allocator", "rho", "window", "rounding")
 SEEDS = 5  # a random method with fewer says so
 
@@ -38,6 +30,13 @@ class Claim:
     sentence: str  # what the table supports, or does not
     columns: str = "budget"  # the label's key whose values are the columns
     methods: tuple[str, ...] = tuple(NAMES)  # order of the rows; other methods follow by name
+    paper: str | None = None  # the paper's table with the same cells: table1 .. table4
+    rounding: str = "paper"  # of the cells that a verdict on the paper may rest on
+    beside: str | None = (
+        None  # the experiment whose cells stand beside these: the same ones, another rounding
+    )
+    statements: tuple[Statement, ...] = ()  # what the paper's numbers say
+    figure: bool = False  # the figure is the product: the tables go to files, not to the terminal
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class Row:
     def name(self, seeds: int = 1) -> str:
         """Return the name to show."""
         extra = [*self.method.split(" ")[1:], *(f"{key} {value}" for key, value in self.variant)]
-        if self.family == "random" or seeds > 1:
+        if self.family in SEEDED or seeds > 1:
             extra.append(f"{seeds} seed{'s' * (seeds != 1)}")
         name = NAMES.get(self.family, self.family)
         return f"{name} ({', '.join(extra)})" if extra else name
@@ -73,6 +72,15 @@ class Table:
     columns: tuple[Any, ...]
     entries: Mapping[tuple[Row, Any], Entry]  # column None: holds in every column, as the full cache does
     comparisons: int  # number of paired tests that Holm's correction covers
+    labels: Mapping[tuple[Row, Any], Mapping[str, Any]]  # of every place, run or not
+    paper: str | None = None  # the paper's table with the same cells
+    beside: Mapping[tuple[Row, Any], Entry] = field(default_factory=dict)
+    beside_name: str = ""  # `exact`
+
+    @property
+    def scale(self) -> Scale:
+        """Return how scores are shown."""
+        return scale_of(self.metric, self.paper, self.model, self.task)
 
     def entry(self, row: Row, column: Any) -> Entry | None:
         """Return what is at this place, if it was run."""
@@ -98,10 +106,12 @@ def build_tables(
     results: Iterable[Result],
     expected_labels: Iterable[Mapping[str, Any]] = (),
     claim: Claim | None = None,
+    beside_results: Iterable[Result] = (),
 ) -> list[Table]:
     """Lay the results out; labels that are expected and not there leave an empty place.
 
     Labels tell cells apart: the sweep makes them so (sparsemm.sweep.cells.with_distinct_labels).
+    `beside_results` are those of the claim's sibling experiment: they stand beside the same places.
     """
     claim = claim or Claim(title="", sentence="")
     found = list(results)
@@ -112,7 +122,18 @@ def build_tables(
         places[result["label"]["model"], result["label"]["task"]].append((result["label"], result))
     for label in missing:
         places[label["model"], label["task"]].append((label, None))
-    return [_table(*key, places[key], claim) for key in sorted(places)]
+    tables = [_table(*key, places[key], claim) for key in sorted(places)]
+    siblings = list(beside_results) if claim.beside else []
+    if not siblings:
+        return tables
+    name = str(claim.beside).rpartition("_")[2]
+    beside = {(t.model, t.task): t for t in build_tables(siblings, (), replace(claim, beside=None))}
+    return [
+        replace(table, beside=_places_of(table, beside[key]), beside_name=name)
+        if (key := (table.model, table.task)) in beside
+        else table
+        for table in tables
+    ]
 
 
 def missing_labels(
@@ -141,25 +162,19 @@ def budget_key(value: Any) -> tuple[int, float, str]:
         return 2, 0.0, text
 
 
-def frame(tables: Sequence[Table]) -> pd.DataFrame:
-    """One line per place of the tables, those that were not run included (score empty)."""
-    lines = []
-    for table in tables:
-        for row in table.rows:
-            constant = (row, None) in table.entries
-            for column in (None,) if constant else table.columns:
-                entry = table.entries.get((row, column))
-                label: Mapping[str, Any] = (
-                    entry.label if entry else {**dict(row.variant), table.column_key: column}
-                )
-                budget = label.get("budget")
-                line: dict[str, Any] = {"model": table.model, "task": table.task, "metric": table.metric}
-                line |= {"row": table.name(row), "method": row.method}
-                line["budget"] = None if budget is None else str(budget)
-                line |= {key: label.get(key) for key in VARIANTS if key != "budget"}
-                lines.append(line | (figures(entry) if entry else {}))
-    columns = ["model", "task", "metric", "row", "method", *VARIANTS, *FIGURES]
-    return pd.DataFrame(lines, columns=columns)
+def _places_of(table: Table, other: Table) -> dict[tuple[Row, Any], Entry]:
+    """The other table's entries at this table's places; a method with several rows there has none here."""
+    rows: dict[str, list[Row]] = defaultdict(list)
+    for row in other.rows:
+        rows[row.method].append(row)
+    own = Counter(row.method for row in table.rows)
+    return {
+        (row, column): other.entries[rows[row.method][0], column]
+        for row in table.rows
+        if own[row.method] == 1 and len(rows[row.method]) == 1
+        for column in (None, *table.columns)
+        if (rows[row.method][0], column) in other.entries
+    }
 
 
 def _label_key(label: Mapping[str, Any]) -> str:
@@ -174,9 +189,12 @@ def _table(
         method: _varying(method, labels, claim.columns) for method in {label["method"] for label in labels}
     }
     cells: dict[tuple[Row, Any], list[Result]] = defaultdict(list)
+    labels_at: dict[tuple[Row, Any], Mapping[str, Any]] = {}
     for label, result in places:
         row = Row(label["method"], tuple((key, label.get(key)) for key in varying[label["method"]]))
-        cells[row, label.get(claim.columns)] += [result] if result else []
+        place = row, label.get(claim.columns)
+        cells[place] += [result] if result else []
+        labels_at.setdefault(place, label)
     rank = {method: number for number, method in enumerate(claim.methods)}
     rows = sorted(
         {row for row, _ in cells},
@@ -199,13 +217,18 @@ def _table(
         columns=tuple(columns),
         entries=entries,
         comparisons=comparisons,
+        labels=labels_at,
+        paper=claim.paper,
     )
 
 
 def _varying(method: str, labels: list[Mapping[str, Any]], columns: str) -> list[str]:
     """Return the keys that must be part of the method's row names."""
     own = [label for label in labels if label["method"] == method]
-    others = sorted({key for label in own for key in label} - {"model", "task", "method", "seed", *VARIANTS})
+    averaged = {"seed", "mask_seed"}
+    others = sorted(
+        {key for label in own for key in label} - {"model", "task", "method", *averaged, *VARIANTS}
+    )
     keys = []
     for key in [*VARIANTS, *others]:
         values: dict[Any, set[Any]] = defaultdict(set)

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sparsemm.results.frames import frame
 from sparsemm.results.notes import notes
 from sparsemm.results.render import latex, to_csv, to_latex, to_markdown, to_text
-from sparsemm.results.tables import Claim, Table, budget_key, build_tables, frame, missing_labels
+from sparsemm.results.tables import Claim, Table, budget_key, build_tables, missing_labels
 
 Results = list[dict[str, Any]]
 Maker = Callable[..., dict[str, Any]]

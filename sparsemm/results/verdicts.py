@@ -1,0 +1,186 @@
+"""Whether our numbers support what the paper's numbers say.
+
+A verdict needs the paper's model, the whole benchmark under the paper's protocol and settings, and every
+cell that the sentence is about. Anything else is `not tested`, with the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sparsemm.results import paper, statistics
+from sparsemm.results.entries import Entry
+from sparsemm.results.names import NAMES
+from sparsemm.results.scales import Scale
+from sparsemm.results.statements import Numbers, Pair, Place, Statement
+from sparsemm.results.tables import Claim, Table
+
+SUPPORTED, NOT_SUPPORTED, NOT_TESTED = "supported", "not supported", "not tested"
+PROTOCOL = "paper"
+SHOWN = 4  # items of a long list
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What our numbers say about a sentence."""
+
+    sentence: str
+    verdict: str  # SUPPORTED | NOT_SUPPORTED | NOT_TESTED
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Measured(Numbers):
+    """Our numbers of one model and benchmark; differences are tested in pairs, over documents."""
+
+    entries: Mapping[Place, Entry]
+    scale: Scale
+    key: str  # what the columns are: `budget`
+
+    def score(self, place: Place) -> float:
+        """Return the place's score."""
+        score = self.entries[place].score
+        assert score is not None
+        return score
+
+    def below(self, pairs: Sequence[Pair]) -> list[bool]:
+        """Test each pair by a paired bootstrap; Holm-corrected over the pairs."""
+        index = {
+            place: number for number, place in enumerate(dict.fromkeys(p for pair in pairs for p in pair))
+        }
+        means = statistics.resampled_means(
+            np.stack([self.entries[place].scores for place in index]),
+            np.stack([self.entries[place].counts for place in index]),
+            statistics.resamples_for(len(pairs)),
+        )
+        p_values = [
+            statistics.paired_p_values(means[:, [index[other], index[one]]], 0)[1] for one, other in pairs
+        ]
+        return [
+            bool(p <= statistics.LEVEL) and self.score(one) < self.score(other)
+            for (one, other), p in zip(pairs, statistics.holm(p_values), strict=True)
+        ]
+
+    def describe(self, place: Place) -> str:
+        """Return the place and its score as prose."""
+        method, column = place
+        where = "" if column is None else f" at {self.key} {column}"
+        return f"{NAMES.get(method, method)}{where} ({self.scale.text(self.score(place))})"
+
+
+def judge(tables: Sequence[Table], claim: Claim) -> list[Verdict]:
+    """Return the verdict on every statement of the claim."""
+    return [_judge(statement, tables, claim) for statement in claim.statements]
+
+
+def _judge(statement: Statement, tables: Sequence[Table], claim: Claim) -> Verdict:
+    known = {(table.model, table.task): table for table in tables}
+    failed: list[str] = []
+    untested: dict[str, list[str]] = {}
+    cases = [(model, benchmark) for model in statement.models for benchmark in statement.benchmarks]
+    for model, benchmark in cases:
+        numbers, reason = _numbers(statement, known, model, benchmark, claim)
+        where = f"{benchmark} with {model}"
+        if numbers is None:
+            untested.setdefault(reason, []).append(where)
+        else:
+            failed += [f"{where}: {failure}" for failure in statement.check.failures(numbers)]
+    held = len(cases) - sum(map(len, untested.values())) - len({text.partition(":")[0] for text in failed})
+    reasons = [f"{reason} ({_list(where)})" for reason, where in untested.items()]
+    count = f"{held} of {len(cases)} {'case' if len(cases) == 1 else 'cases'}"
+    if failed:
+        more = [f"and {len(failed) - SHOWN} more"] if len(failed) > SHOWN else []
+        return Verdict(statement.sentence, NOT_SUPPORTED, (*failed[:SHOWN], *more, *reasons))
+    if untested:
+        return Verdict(
+            statement.sentence, NOT_TESTED, (*([f"it holds in {count}"] if held else []), *reasons)
+        )
+    return Verdict(statement.sentence, SUPPORTED, (f"in {count}",))
+
+
+def _numbers(
+    statement: Statement, known: Mapping[tuple[str, str], Table], model: str, benchmark: str, claim: Claim
+) -> tuple[Measured | None, str]:
+    """The numbers that the statement needs, or why there are none."""
+    table = known.get((model, benchmark))
+    if table is None or not table.entries:
+        others = [
+            other
+            for other in known.values()
+            if other.entries and (_first(other.model), _first(other.task)) == (model, benchmark)
+        ]
+        if others:
+            name = others[0].model if others[0].model != model else others[0].task
+            return (
+                None,
+                f"{name} is not the paper's: {'a small random model' if _smoke(name) else 'a variant'}",
+            )
+        return None, "not run with the paper's model and benchmark"
+    needed = statement.check.needs()
+    entries = {place: entry for place in needed if (entry := _entry(table, place, claim)) is not None}
+    missing = [place for place in needed if place not in entries]
+    if missing:
+        elsewhere = [place for place in missing if _other_settings(table, place)]
+        if elsewhere:
+            return None, f"other settings than the paper's (rounding {claim.rounding}, rho, window)"
+        return None, f"{len(missing)} of {len(needed)} cells not run"
+    return (
+        (None, reason)
+        if (reason := _unfit(entries.values()))
+        else (
+            Measured(entries, table.scale, table.column_key),
+            "",
+        )
+    )
+
+
+def _unfit(entries: Iterable[Entry]) -> str:
+    """Why no verdict may rest on these entries; empty: it may."""
+    found = list(entries)
+    if any(not entry.full for entry in found):
+        return f"not the whole benchmark (n = {min(entry.samples for entry in found)})"
+    if any(entry.protocols != {PROTOCOL} for entry in found):
+        return f"not run under protocol {PROTOCOL}"
+    if any(entry.failed or entry.score is None for entry in found):
+        return "samples failed"
+    if len({entry.documents_sha for entry in found}) > 1 or found[0].documents_sha is None:
+        return "the cells were asked different documents"
+    return ""
+
+
+def _entry(table: Table, place: Place, claim: Claim) -> Entry | None:
+    """The one entry of a place that is set up as the paper's."""
+    found = [
+        entry
+        for (row, column), entry in table.entries.items()
+        if (row.method, column) == place and _as_published(table, entry.label, claim)
+    ]
+    return found[0] if len(found) == 1 else None
+
+
+def _other_settings(table: Table, place: Place) -> bool:
+    return any((row.method, column) == place for row, column in table.entries)
+
+
+def _as_published(table: Table, label: Mapping[str, Any], claim: Claim) -> bool:
+    key = None if claim.paper is None else paper.key_of(claim.paper, label)
+    if key is None or claim.paper is None or not paper.in_grid(claim.paper, key):
+        return False
+    return label.get("rounding") in (None, claim.rounding)
+
+
+def _first(name: str) -> str:
+    return name.partition(" ")[0]
+
+
+def _smoke(name: str) -> bool:
+    return name.endswith(" smoke")
+
+
+def _list(items: Sequence[str]) -> str:
+    more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
+    return ", ".join(items[:SHOWN]) + more
