@@ -124,14 +124,16 @@ def summarise(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Score, interval and per-document means of a cell from its merged sample records.
 
     A sample with an error has no score: it counts in `samples` and `failed` and in no mean. A document whose
-    samples all failed keeps its place, with score null and count 0: cells stay comparable in pairs.
+    samples all failed keeps its place, with score null and count 0: cells stay comparable in pairs. A sample
+    without a score and without an error has no share in it, such as a rotation of another's options.
     """
     ordered = list(records)
     if not ordered:
         raise ValueError("records=[]: a cell needs at least one sample. Check the task's limit.")
-    failed = [record for record in ordered if record["error"] is not None or record["score"] is None]
+    failed = [record for record in ordered if record["error"] is not None]
+    answered = [record for record in ordered if record["error"] is None]
     by_document: dict[str, list[float]] = {str(record["document"]): [] for record in ordered}
-    good = [record for record in ordered if record["error"] is None and record["score"] is not None]
+    good = [record for record in answered if record["score"] is not None]
     for record in good:
         by_document[str(record["document"])].append(float(record["score"]))
     names = sorted(by_document)
@@ -149,14 +151,14 @@ def summarise(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         **summary,
         "samples": len(ordered),
         "failed": len(failed),
-        "failures": [f"{record['sample']}: {record['error'] or 'no score'}" for record in failed[:5]],
+        "failures": [f"{record['sample']}: {record['error']}" for record in failed[:5]],
         "documents": {
             "ids_sha": hashlib.sha256("\n".join(names).encode()).hexdigest(),
             "scores": scores,
             "counts": counts,
         },
-        "kept_entries": _mean(good, "kept_entries"),
-        "kept_bytes": _mean(good, "kept_bytes"),
+        "kept_entries": _mean(answered, "kept_entries"),
+        "kept_bytes": _mean(answered, "kept_bytes"),
     }
 
 
