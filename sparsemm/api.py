@@ -4,7 +4,7 @@ from transformers import PreTrainedModel
 
 from sparsemm.cache import RaggedCache
 from sparsemm.cli import register
-from sparsemm.config import build_method, nearest
+from sparsemm.config import Settings, build_method, nearest
 from sparsemm.engine.attention import use_ragged_attention
 from sparsemm.engine.select import Selector
 from sparsemm.methods.base import Method, ModelShape
@@ -15,6 +15,15 @@ def make_method(name: str, *overrides: str) -> Method:
 
     Raises:
         ValueError: an unknown method, key or value.
+    """
+    return build_method(compose_settings(f"method={name}", *overrides))
+
+
+def compose_settings(*overrides: str) -> Settings:
+    """All settings of one run, with overrides as on the command line: "method=snapkv", "model.dtype=float32".
+
+    Raises:
+        ValueError: an unknown option or key.
     """
     from hydra import compose, initialize_config_module
     from hydra.core.global_hydra import GlobalHydra
@@ -28,17 +37,19 @@ def make_method(name: str, *overrides: str) -> Method:
     GlobalHydra.instance().clear()
     try:
         with initialize_config_module("sparsemm.conf", version_base="1.3"):
-            known = GlobalHydra.instance().config_loader().get_group_options("method")
-            settings = OmegaConf.to_container(compose("run", [f"method={name}", *overrides]), resolve=True)
+            loader = GlobalHydra.instance().config_loader()
+            settings = OmegaConf.to_container(compose("run", list(overrides)), resolve=True)
     except (HydraException, OmegaConfBaseException) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".")
-        if name not in known:
-            reason += f".{nearest(name, known)} There are: {', '.join(known)}"
-        raise ValueError(f"method={name} {' '.join(overrides)}: {reason}. See conf/method.") from None
+        for key, _, value in (override.partition("=") for override in overrides):
+            known = loader.get_group_options(key)
+            if known and value not in known:
+                reason += f".{nearest(value, known)} There are: {', '.join(known)}"
+        raise ValueError(f"{' '.join(overrides)}: {reason}. See sparsemm run --help.") from None
     finally:
         Singleton.set_state(outer)
     assert isinstance(settings, dict)
-    return build_method({str(key): value for key, value in settings.items()})
+    return {str(key): value for key, value in settings.items()}
 
 
 def make_cache(model: PreTrainedModel, method: Method | str, *overrides: str, room: int = 128) -> RaggedCache:

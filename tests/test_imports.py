@@ -32,6 +32,7 @@ ALLOWED = {
     "sweep": ("config", "engine", "heads", "methods", "models", "needs", "paths", "results", "tasks"),
     "experiments": ("models", "paths", "results", "tasks"),
     "api": ("cache", "cli", "config", "engine", "methods"),
+    "lmms_plugin": ("api", "config", "engine", "methods", "models", "sweep.worker", "tasks"),
     "cli": ("config", "help", "results", "sweep"),
 }
 
@@ -49,7 +50,7 @@ SEAMS = {
     "flash_attn": ("engine.flash",),
     "submitit": ("sweep", "hydra_plugins"),
     "wandb": ("results.wandb",),
-    "lmms_eval": ("tasks.lmms",),
+    "lmms_eval": ("tasks.lmms", "lmms_plugin"),
 }
 
 

@@ -88,6 +88,11 @@ class LmmsTask(Task):
             if value is not None:
                 object.__setattr__(self, key, tuple(value))
 
+    @property
+    def whole(self) -> bool:
+        """Whether this is every question of the published split."""
+        return self.full_samples is not None and len(self) == self.full_samples
+
     def needs(self) -> tuple[Need, ...]:
         """lmms-eval, Java for captions, and data that is not in the hub cache."""
         found = []
