@@ -91,7 +91,8 @@ class RaggedLayer(CacheLayerMixin):
     ):
         super().__init__()
         self.index, self.selector, self.room, self.hold = index, selector, room, hold
-        self.masked, self.masked_heads = masked, None if masked is None else masked.heads[index]
+        self.masked = masked
+        self.masked_heads: Tensor | None = None if masked is None else masked.heads[index]
         self.seen = 0
         self.observed = True  # the attention function has seen the last update
         self.held: list[Kept] = []
@@ -121,13 +122,13 @@ class RaggedLayer(CacheLayerMixin):
 
     def masked_queries(self, queries: Tensor) -> Tensor:
         """Queries [R, Hq, q, D] with those of masked heads set to zero, where that is how they are masked."""
-        if self.masked is None or self.masked.zero != "query":
+        if self.masked_heads is None or self.masked is None or self.masked.zero != "query":
             return queries
         return queries.masked_fill(self.masked_heads[:, None, None], 0.0)
 
     def masked_outputs(self, outputs: Tensor) -> Tensor:
         """Outputs [R, q, Hq, D] with those of masked heads set to zero, where that is how they are masked."""
-        if self.masked is None or self.masked.zero != "output":
+        if self.masked_heads is None or self.masked is None or self.masked.zero != "output":
             return outputs
         return outputs.masked_fill(self.masked_heads[:, None], 0.0)
 

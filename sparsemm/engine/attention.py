@@ -22,8 +22,8 @@ NAMES = {"sdpa": "ragged_sdpa", "eager": "ragged_eager", "flash_attention_2": "r
 def use_ragged_attention(model: PreTrainedModel, prefill: str = "sdpa") -> PreTrainedModel:
     """Let a model's text layers read RaggedCache; `prefill` is the attention that reads prompts.
 
-    The vision tower keeps what it was loaded with (sdpa where the family has it); with flash_attention_2 it
-    uses transformers' own flash_attention_2 too, as the published runs did.
+    The vision tower keeps what it was loaded with; with flash_attention_2 it gets transformers' own, as in the
+    published runs.
 
     Raises:
         ValueError: an attention that is not one of ATTENTIONS, or that cannot run here.

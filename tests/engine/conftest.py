@@ -98,3 +98,9 @@ def as_inputs(loaded: LoadedQwen2VL) -> Callable[..., dict[str, Tensor]]:
         }
 
     return batch
+
+
+@pytest.fixture(scope="session")
+def pages() -> list[Image.Image]:
+    """Two images of different size."""
+    return [_image(48, 48, 0), _image(128, 80, 1)]
