@@ -179,7 +179,8 @@ class ModelAdapter(ABC):
         folder = self.folder
         if not has_weights(folder):
             raise ValueError(
-                f"model.path={self.path}: no .safetensors file there. Convert the weights to safetensors."
+                f"model.path={self.path}: no model.safetensors there, nor an index of several files. "
+                "Convert the weights to safetensors."
             )
         if missing := missing_weights(folder):
             raise ValueError(

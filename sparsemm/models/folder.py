@@ -11,6 +11,7 @@ from sparsemm.paths import is_hub_id, resolve
 
 # what a model is made of; a hub repository's other files are not brought
 FILES = ("*.safetensors", "*.json", "*.txt", "*.jinja", "*.model")
+INDEX = "model.safetensors.index.json"
 _OURS = {"heads.json", "training.json"}  # made from the model, not part of it
 _WHOLE_FILE = 256 * 2**20  # bytes; of larger files only size, first and last MiB enter the content id
 
@@ -56,20 +57,23 @@ def folder_of(path: str, revision: str | None) -> Path | None:
 
 
 def has_weights(folder: Path) -> bool:
-    """Whether there are weights in safetensors format."""
-    return any(folder.glob("*.safetensors")) or (folder / "model.safetensors.index.json").is_file()
+    """Whether there are weights in safetensors format, or some of them."""
+    return (folder / "model.safetensors").is_file() or (folder / INDEX).is_file() or _has_parts(folder)
 
 
 def missing_weights(folder: Path) -> list[str]:
-    """Files that the index of the weights lists and that are not there; a link to nothing is not there."""
-    index = folder / "model.safetensors.index.json"
-    listed: set[str] = set()
-    if index.is_file():
-        try:
-            listed = set(json.loads(index.read_text())["weight_map"].values())
-        except (ValueError, KeyError, TypeError, AttributeError):
-            return [index.name]
+    """Files that the weights' index lists and that are not there, or the index; a dead link is not there."""
+    if not (folder / INDEX).is_file():
+        return [INDEX] if _has_parts(folder) and not (folder / "model.safetensors").is_file() else []
+    try:
+        listed = set(json.loads((folder / INDEX).read_text())["weight_map"].values())
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return [INDEX]
     return sorted(name for name in listed if not (folder / name).is_file())
+
+
+def _has_parts(folder: Path) -> bool:
+    return any(folder.glob("model-*-of-*.safetensors"))
 
 
 def read_json(path: str, folder: Path, name: str) -> dict[str, Any]:
