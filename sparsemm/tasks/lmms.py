@@ -224,8 +224,8 @@ class LmmsTask(Task):
 
     def _here(self) -> tuple[Path, str] | None:
         """The repository in the hub cache, if all that is needed of it is there."""
-        ((repo, revision, _),) = self.datasets()
-        found = lmms_data.snapshot(repo, revision)
+        ((repo, revision, patterns),) = self.datasets()
+        found = lmms_data.snapshot(repo, revision, patterns)
         if found is None or self.files is None:
             return found
         tables = [self.files, *([self.image_files] if self.image_files else [])]

@@ -12,13 +12,26 @@ _WHOLE_FILE = 64 * 2**20  # bytes; of larger files only size, first and last MiB
 _PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})(.*)")  # as the hub names the parts of a table
 
 
-def snapshot(repo: str, revision: str | None) -> tuple[Path, str] | None:
-    """(folder, commit) of a dataset in the hub cache; None where it is not there. Nothing is downloaded."""
+def snapshot(
+    repo: str, revision: str | None, patterns: Sequence[str] | None = None
+) -> tuple[Path, str] | None:
+    """(folder, commit) of a dataset in the hub cache; None where it is not there, or not all that is needed.
+
+    Nothing is downloaded.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
-        folder = Path(snapshot_download(repo, repo_type="dataset", revision=revision, local_files_only=True))
+        folder = Path(
+            snapshot_download(
+                repo,
+                repo_type="dataset",
+                revision=revision,
+                local_files_only=True,
+                allow_patterns=None if patterns is None else list(patterns),
+            )
+        )
     except (LocalEntryNotFoundError, HFValidationError):
         return None
     return folder, folder.name
