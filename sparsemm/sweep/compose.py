@@ -1,5 +1,6 @@
 """From overrides to the settings of every cell: Hydra's composition, done once per choice of groups."""
 
+import contextlib
 import itertools
 import re
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sparsemm.config import Settings
 from sparsemm.sweep.errors import explain
+from sparsemm.sweep.repository import GridLoader
 
 REFERENCE = re.compile(r"\$\{([A-Za-z_][\w.]*)\}")
 Path = tuple[str | int, ...]
@@ -48,6 +50,7 @@ class Composer:
     fast: bool = True
     _bases: dict[tuple[str, ...], "_Base | str"] = field(default_factory=dict)
     _groups: dict[str, bool] = field(default_factory=dict)
+    _grid_loader: GridLoader | None = None
 
     def points(self, arguments: Sequence[str]) -> Iterator[Point]:
         """Every point of the grid that Hydra's grammar describes, in the order of the basic sweeper."""
@@ -108,10 +111,17 @@ class Composer:
             return base.settings(patch)
         return self._base(tuple(choice.text for choice in choices)).settings({})
 
+    def _composed(self, overrides: list[str]) -> DictConfig:
+        if self.fast:
+            self._grid_loader = self._grid_loader or GridLoader(self.loader, self.master)
+            with contextlib.suppress(HydraException, OmegaConfBaseException):  # Hydra words its own errors
+                return self._grid_loader.compose(overrides)
+        return self.loader.load_sweep_config(self.master, overrides)
+
     def _base(self, overrides: tuple[str, ...]) -> "_Base":
         if overrides not in self._bases:
             try:
-                self._bases[overrides] = _Base(self.loader.load_sweep_config(self.master, list(overrides)))
+                self._bases[overrides] = _Base(self._composed(list(overrides)))
             except (HydraException, OmegaConfBaseException) as error:
                 self._bases[overrides] = explain(error, self.master, self.loader)
         base = self._bases[overrides]
@@ -162,6 +172,8 @@ class _Base:
     def _resolved(self, dotted: str, settings: Settings, patch: dict[str, Any]) -> Any:
         source = self._source(_get(self.raw, self.leaves[dotted]), settings, patch)
         if source is None:
+            if self._untouched(dotted, patch):
+                return self._once((dotted, str, None), dotted, {})
             return self._select(dotted, patch)
         return self._once((dotted, type(source[0]), source[0]), dotted, patch)
 
@@ -175,6 +187,13 @@ class _Base:
                 return (_get(settings, self.leaves[match[1]]),)
             text = _get(self.raw, self.leaves[match[1]])
         return None
+
+    def _untouched(self, dotted: str, patch: dict[str, Any]) -> bool:
+        """Whether a text such as `${output}/heads.json` refers to plain values only, and to none of `patch`."""
+        text = str(_get(self.raw, self.leaves[dotted]))
+        names = REFERENCE.findall(text)
+        known = all(name in self.leaves and name not in self.referring for name in names)
+        return known and text.count("${") == len(names) and not patch.keys() & set(names)
 
     def _once(self, known: tuple[str, type, Any], key: str, patch: dict[str, Any]) -> Any:
         if known not in self.known:

@@ -15,7 +15,7 @@ RECORD = {
 }  # fmt: skip
 RESULT = {
     "format", "fingerprint", "label", "identity", "metric", "score", "low", "high", "samples", "failed",
-    "failures", "documents", "kept_entries", "kept_share", "full_entries", "entries_per_head", "kept_bytes",
+    "failures", "whole", "documents", "kept_entries", "kept_share", "full_entries", "entries_per_head", "kept_bytes",
     "group", "provenance",
 }  # fmt: skip
 GROUP = {"wall_s", "peak_memory_bytes", "rows", "cells", "samples_timed"}
