@@ -117,8 +117,8 @@ class Layout:
         from transformers.image_processing_utils import get_patch_output_size, select_best_resolution
         from transformers.image_utils import ChannelDimension
 
-        self.size, self.cell = size, config.vision_config.patch_size
-        self.side = config.vision_config.image_size // self.cell
+        self.size, self.cell = size, int(config.vision_config.patch_size)
+        self.side = int(config.vision_config.image_size) // self.cell
         width, height = size
         target = select_best_resolution((height, width), config.image_grid_pinpoints)
         empty = torch.empty(3, height, width, device="meta")

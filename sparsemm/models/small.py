@@ -47,8 +47,10 @@ SPOKEN = (
 )
 
 LLAVA_TOKENS = ("<unk>", "<s>", "</s>", "<image>", "<pad>")
-QWEN_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")
-QWEN_TOKENS += ("<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
+QWEN_TOKENS = (
+    *("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"),
+    *("<|vision_pad|>", "<|image_pad|>", "<|video_pad|>"),
+)
 _IMAGES = (
     "{% for content in message['content'] | selectattr('type', 'equalto', 'image') %}"
     "{{ '<image>\n' }}{% endfor %}"
