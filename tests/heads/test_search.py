@@ -1,112 +1,172 @@
-"""The head search credits heads that look at the word being read, on the right image tokens."""
+"""The search writes a file that methods read, goes on where it was stopped, and counts what it cannot use."""
 
-import json
+from dataclasses import replace
+from pathlib import Path
 
-import numpy as np
 import pytest
+import sparsemm.conf
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from PIL import Image, ImageDraw
+import yaml
+from PIL import Image
 
-from sparsemm.heads.files import load_head_scores
-from sparsemm.heads.search import main, region, score_page, words_being_read
-from sparsemm.models.qwen2_vl import Qwen2VL
-from sparsemm.tasks.pages import Page, PageSpec, Word, make_page, png_sha256
-from sparsemm.tasks.synthetic import READ_ALL
+import sparsemm.heads.search
+from sparsemm.config import build
+from sparsemm.heads.compare import compare
+from sparsemm.heads.data.base import HeadSample, Region, image_id
+from sparsemm.heads.files import load_head_scores, read_head_file
+from sparsemm.heads.search import find_heads, region_tokens, score_sample
+from tests.heads.conftest import as_said, page
 
-
-@given(
-    st.integers(1, 6), st.integers(1, 6), st.sampled_from([8, 16, 28]), st.data()
-)  # fmt: skip
-def test_region_is_the_cells_that_a_painted_box_touches(columns, rows, side, data):
-    width, height = columns * side, rows * side
-    left, top = data.draw(st.integers(0, width - 1)), data.draw(st.integers(0, height - 1))
-    right, bottom = data.draw(st.integers(left + 1, width)), data.draw(st.integers(top + 1, height))
-    image = Image.new("L", (width, height))
-    ImageDraw.Draw(image).rectangle((left, top, right - 1, bottom - 1), fill=255)
-    cells = np.asarray(image).reshape(rows, side, columns, side).max((1, 3)).flatten()
-    assert region((left, top, right, bottom), columns, side) == np.flatnonzero(cells).tolist()
+CPU = torch.device("cpu")
 
 
-def page_of(*texts: str) -> Page:
-    return Page(Image.new("L", (64, 32), 255), tuple(Word(text, (0, 0, 9, 9)) for text in texts), ())
+@pytest.fixture
+def search(adapters, models, given, tmp_path, monkeypatch):
+    """Search the small Qwen2-VL, which is loaded once for all tests, on three pages."""
+    adapter, loaded = adapters("qwen2_vl"), models("qwen2_vl")
+    samples = [replace(as_said(loaded, page(index), 12), id=f"page {index}") for index in range(1, 4)]
+    opened = []
+
+    def load(self, device):
+        opened.append(device)
+        return loaded
+
+    monkeypatch.setattr(type(adapter), "load", load)
+
+    def search(count=3, out="heads.json", samples=samples, **changes):
+        find_heads(
+            adapter, given(samples, **changes), count, tmp_path / out, CPU, {"commit": "c", "dirty": False}
+        )
+        return read_head_file(str(tmp_path / out))
+
+    search.samples, search.loaded, search.opened, search.folder = samples, loaded, opened, tmp_path
+    search.adapter, search.given = adapter, given
+    return search
+
+
+def test_scores_are_the_mean_over_samples(search):
+    content = search()
+    alone = [score_sample(search.loaded, sample, search.given([sample])) for sample in search.samples]
+    expected = torch.stack([one.scores for one in alone]).mean(0)
+    assert (torch.tensor(content["scores"]) - expected).abs().max() < 1e-6
+    assert content["counts"]["matched"] == sum(one.counts["matched"] for one in alone) > 20
+    assert content["counts"]["hits"] == sum(one.counts["hits"] for one in alone) > 0
+    scores = load_head_scores(str(search.folder / "heads.json"))
+    assert scores.shape == (search.loaded.shape.layers, search.loaded.shape.query_heads)
+
+
+def test_the_file_says_where_it_comes_from(search):
+    content = search(count=2)
+    assert content["model"] == search.adapter.content_id() and content["name"] == "qwen2_vl"
+    assert content["data"] == "given" and content["ids"] == ["page 1", "page 2"]
+    assert content["images"] == [image_id(page(index)) for index in (1, 2)]
+    assert content["samples"] == content["asked"] == 2 and content["unmatched"] == 0
+    assert content["git"] == {"commit": "c", "dirty": False}
+    assert content["counts"]["tokens"] == 24 and content["counts"]["cut"] == 2
+
+
+def test_a_search_that_was_stopped_goes_on_and_gives_the_same(search, monkeypatch):
+    whole = search(out="whole.json")
+    calls = []
+
+    def stopped(*arguments):
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return score_sample(*arguments)
+
+    monkeypatch.setattr(sparsemm.heads.search, "score_sample", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        search()
+    assert not (search.folder / "heads.json").exists()
+    samples = search.folder / "heads.samples.jsonl"
+    samples.write_text(samples.read_text() + '{"index": 2, "id": "pa')  # it was writing
+    assert search() == whole
+    assert len(calls) == 4  # the third sample only
+    opened = len(search.opened)
+    assert search() == whole and len(search.opened) == opened  # nothing is left to do
+
+
+def test_more_samples_are_added_to_those_that_are_there(search, monkeypatch):
+    search(count=1)
+    done = []
+    monkeypatch.setattr(
+        sparsemm.heads.search, "score_sample", lambda *given: done.append(1) or score_sample(*given)
+    )
+    assert search(count=3) == search(count=3, out="whole.json")
+    assert len(done) == 2 + 3
+
+
+@pytest.mark.parametrize("changes", [{"name": "other"}, {"tokens": 9}, {"question": "What is it?"}])
+def test_samples_of_another_search_are_not_mixed_in(search, changes):
+    search(count=1)
+    with pytest.raises(
+        ValueError, match=r"out=.*samples of another search \((data|max_new_tokens|question) differ"
+    ):
+        search(**changes)
+
+
+def test_fewer_samples_than_asked_for_are_said(search, capsys):
+    content = search(count=1000)
+    assert content["samples"] == 3 and content["asked"] == 1000
+    assert "given has 3 samples, 1000 were asked for" in capsys.readouterr().out
+
+
+def test_a_sample_without_a_match_is_counted_and_not_scored(search):
+    silent = HeadSample("silent", lambda: page(1), (Region("nobody says this", (0, 0, 9, 9)),))
+    content = search(samples=[search.samples[0], silent])
+    assert content["unmatched"] == 1 and content["samples"] == 1
+    assert content["scores"] == search(count=1, out="one.json")["scores"]
+    assert len(content["images"]) == 2
+
+
+def test_a_search_that_finds_nothing_writes_nothing(search):
+    silent = HeadSample("silent", lambda: page(1), ())
+    with pytest.raises(ValueError, match=r"0 of 12 tokens matched and no head looked .* was not written"):
+        search(samples=[silent])
+    assert not (search.folder / "heads.json").exists()
+
+
+@pytest.mark.parametrize("box", [(0, 0, 0, 9), (9, 0, 3, 9), (200, 0, 300, 9), (0, -9, 9, 0), (5, 5, 5, 5)])
+def test_a_box_that_is_empty_or_outside_scores_nothing(search, box):
+    whole = search.samples[0]
+    moved = replace(whole, regions=tuple(Region(region.text, box) for region in whole.regions))
+    scored = score_sample(search.loaded, moved, search.given([moved]))
+    assert not scored.scores.any() and scored.counts["matched"] == 0
+    assert (
+        scored.counts["outside"]
+        == score_sample(search.loaded, whole, search.given([whole])).counts["matched"]
+    )
+
+
+def test_a_box_that_passes_the_edge_ends_there(search):
+    prompt = search.loaded.prompt(page(1), "Read.")
+    inside = region_tokens(search.loaded, prompt, (100, 50, 160, 112))
+    assert torch.equal(region_tokens(search.loaded, prompt, (100, 50, 999, 999.5)), inside) and len(inside)
 
 
 @pytest.mark.parametrize(
-    "text, expected",
-    [
-        ("ab: xyz", [0, 0, 0, None, 1, 1, 1]),
-        ("xyz ab:", [1, 1, 1, None, 0, 0, 0]),
-        ("two two", [None] * 7),  # stands on the page twice
-        ("no ab:", [None, None, None, 0, 0, 0]),  # not on the page
-        ("ab:x", [None] * 4),  # no word of the page
-        ("ab: ", [0, 0, 0, None]),
-        ("  xyz", [None, None, 1, 1, 1]),
-        ("", []),
-    ],
+    "samples, message", [([], "given has no samples"), (None, "samples=0: must be at least 1")]
 )
-def test_characters_belong_to_the_single_word_that_they_spell(text, expected):
-    assert words_being_read(text, page_of("ab:", "xyz", "two", "two")) == expected
+def test_a_search_over_nothing_is_refused(search, samples, message):
+    with pytest.raises(ValueError, match=message):
+        search(samples=samples) if samples is not None else search(count=0)
 
 
-@pytest.fixture(scope="module")
-def eager(random_model_folder):
-    """The random model as the search runs it."""
-    adapter = Qwen2VL(
-        name="random", path=str(random_model_folder), dtype="float32", attention="sdpa", max_pixels=2**20
-    )
-    loaded = adapter.load(torch.device("cpu"))
-    loaded.model.set_attn_implementation({"text_config": "eager", "vision_config": "sdpa"})
-    return loaded
+def test_a_grey_image_is_known_in_colour_too():
+    grey = page(1)
+    assert grey.mode == "L" and image_id(grey) == image_id(grey.convert("RGB"))
+    red = Image.new("RGB", grey.size, "red")
+    assert len({image_id(grey), image_id(red), image_id(page(2))}) == 3
 
 
-def test_heads_that_look_at_the_word_score_one_over_its_tokens(eager):
-    """The page is told to show what the random model says, so that its words match."""
-    image = make_page("heads", PageSpec("document", 96, 64, (3, 3), (10, 12)), 0).image
-    prompt = eager.prompt(image, READ_ALL)
-    says = eager.model.generate(
-        **{**prompt.inputs, "attention_mask": torch.ones_like(prompt.inputs["input_ids"])},
-        max_new_tokens=12, do_sample=False, output_attentions=True, return_dict_in_generate=True,
-    )  # fmt: skip
-    ids = [token for token in says.sequences[0, prompt.tokens :].tolist() if token not in eager.eos_ids]
-    tokens = eager.tokenizer.convert_ids_to_tokens(ids)
-    text = "".join(token if token and len(token) == 1 else "\ufffd" for token in tokens)
-    first = int((prompt.inputs["input_ids"][0] == eager.image_id).nonzero()[0, 0])
-    looks = torch.stack(
-        [torch.stack([layer[0, :, -1].argmax(-1) for layer in step]) for step in says.attentions[: len(ids)]]
-    )
-    for box, cells in (((0, 0, 96, 64), range(24)), ((0, 0, 20, 17), [0, 1, 6, 7])):
-        page = Page(image, tuple(Word(word, box) for word in text.split(" ")), ())
-        matching = torch.tensor([word is not None for word in words_being_read(text, page)])
-        scores, counts = score_page(eager, page, 12)
-        inside = torch.isin(looks, torch.tensor([first + cell for cell in cells]))[matching]
-        assert torch.allclose(scores, inside.sum(0) / len(cells)) and scores.shape == (2, 8)
-        assert counts == {"characters": len(ids), "matched": len(inside), "hits": int(inside.sum())}
-        assert len(inside) > 3
-    twice = Page(image, page.words * 2, ())
-    assert score_page(eager, twice, 12)[1]["matched"] == 0
-
-
-def test_a_search_that_finds_nothing_writes_nothing(random_model_folder, tmp_path):
-    out = tmp_path / "heads.json"
-    small = ["pages=1", "width=96", "height=64", "entries=3", "max_new_tokens=6"]
-    with pytest.raises(SystemExit, match="nothing was written"):
-        main([f"model.path={random_model_folder}", f"out={out}", *small])
-    assert not out.exists()
-
-
-def test_the_search_writes_a_file_that_the_methods_read(tmp_path, capsys):
-    out = tmp_path / "new" / "heads.json"
-    main([f"out={out}", "pages=2", "width=176", "height=128", "entries=4", "max_new_tokens=40"])
-    content = json.loads(out.read_text())
-    assert set(content) == {"format", "scores", "model", "data", "samples", "counts", "images"}
-    scores = load_head_scores(str(out))
-    assert scores.shape == (6, 8) and bool((scores >= 0).all()) and bool((scores > 0).any())
-    tiny = "pkg://sparsemm.data/tiny"
-    adapter = Qwen2VL(name="tiny", path=tiny, dtype="float32", attention="sdpa", max_pixels=2**20)
-    assert content["model"] == adapter.content_id()
-    spec = PageSpec("document", 176, 128, (4, 4), (18, 20))
-    assert content["images"] == [png_sha256(make_page("heads", spec, index).image)[:16] for index in (0, 1)]
-    assert content["samples"] == 2
-    assert "2 pages" in capsys.readouterr().out
+def test_the_shipped_scores_are_found_again(adapters, models):
+    """From three of its 60 pages, asked as conf/heads/synthetic.yaml asks."""
+    shipped = read_head_file("pkg://sparsemm.data/tiny/heads.json")
+    conf = Path(sparsemm.conf.__path__[0]) / "heads" / "synthetic.yaml"
+    source = build(yaml.safe_load(conf.read_text()))
+    scored = [score_sample(models("tiny"), source.sample(index), source) for index in range(3)]
+    assert shipped["model"] == adapters("tiny").content_id() and shipped["data"] == source.data_id()
+    assert [one.image for one in scored] == shipped["images"][:3]
+    scores = torch.stack([one.scores for one in scored]).mean(0)
+    assert compare(scores, torch.tensor(shipped["scores"])).correlation > 0.8
