@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,26 +31,18 @@ def lines(table: Table, row: Row) -> list[Line]:
     """Return what stands below the method's scores, in the table's columns."""
     places = table.columns or (None,)
     found = []
-    if table.beside and any(_beside(table, row, column) for column in places):
-        seeds = max(len(entry.fingerprints) for column in places if (entry := _beside(table, row, column)))
+    beside = [_beside(table, row, column) for column in places]
+    if seeds := max((len(entry.fingerprints) for entry in beside if entry), default=0):
         counted = f" ({seeds} seed{'s' * (seeds != 1)})" * (row.family in SEEDED)
-        found.append(
-            _line(
-                table,
-                f"{table.beside_name}{counted}",
-                lambda column: _score(table, _beside(table, row, column)),
-            )
-        )
+        found.append(Line(table.beside_name + counted, tuple(_score(table, entry) for entry in beside)))
     if _has_paper(table):
-        found.append(_line(table, _paper_name(table, row), lambda column: _paper_text(table, row, column)))
-        differences = _line(table, "difference", lambda column: _difference_text(table, row, column))
-        found += [differences] if any(text != "" for text in differences.texts) else []
+        name = _paper_name(table, row)
+        found.append(Line(name, tuple(_paper_text(table, row, column) for column in places)))
+        found.append(Line("difference", tuple(_difference_text(table, row, column) for column in places)))
         for source in paper.rerun_sources():
-            reruns = _line(
-                table, f"rerun {source}", lambda column, s=source: _rerun_text(table, row, column, s)
-            )
-            found += [reruns] if any(text != "" for text in reruns.texts) else []
-    return found
+            texts = tuple(_rerun_text(table, row, column, source) for column in places)
+            found.append(Line(f"rerun {source}", texts))
+    return [line for line in found if any(line.texts)]
 
 
 def columns(table: Table) -> list[str]:
@@ -150,10 +141,6 @@ def _key(table: Table, row: Row, column: Any) -> Key | None:
         return None
     label = table.labels.get((row, column)) or table.labels.get((row, None))
     return None if label is None else paper.key_of(table.paper, label)
-
-
-def _line(table: Table, name: str, text: Callable[[Any], str]) -> Line:
-    return Line(name, tuple(text(column) for column in table.columns or (None,)))
 
 
 def _beside(table: Table, row: Row, column: Any) -> Entry | None:

@@ -52,7 +52,8 @@ def draw(tables: Sequence[Table], folder: Path, name: str = "figure") -> list[Pa
     panels_of = _by_model_and_task(shown)
     gridded = len(panels_of) > 1 and len(panels_of[0]) > PANELS_ABREAST
     if not gridded:
-        panels_of = [shown[start : start + PANELS_ABREAST] for start in range(0, len(shown), PANELS_ABREAST)]
+        starts = range(0, len(shown), PANELS_ABREAST)
+        panels_of = [[*shown[start : start + PANELS_ABREAST]] for start in starts]
     abreast, deep = len(panels_of[0]), len(panels_of)
     styles = _styles(shown)
     look = {
@@ -181,12 +182,12 @@ def _paper_points(
     numbers = [_paper_score(table, row, column) for column in table.columns]
     if all(math.isnan(number) for number in numbers):
         return
-    look = {"color": color, "linestyle": ":", "linewidth": 1.0, "zorder": 2}
+    look: dict[str, Any] = {"color": color, "linestyle": ":", "linewidth": 1.0, "zorder": 2}
     if row.family == "full":
         panel.axhline(numbers[0], **look)
     else:
-        hollow = {"marker": marker, "markersize": 5.5, "markerfacecolor": "none", "markeredgewidth": 0.9}
-        panel.plot([positions[column] for column in table.columns], numbers, **look, **hollow)
+        look |= {"marker": marker, "markersize": 5.5, "markerfacecolor": "none", "markeredgewidth": 0.9}
+        panel.plot([positions[column] for column in table.columns], numbers, **look)
 
 
 def _paper_score(table: Table, row: Row, column: Any) -> float:
@@ -204,8 +205,16 @@ def _has_paper_points(table: Table) -> bool:
 def _paper_handle() -> Any:
     from matplotlib.lines import Line2D
 
-    look = {"marker": "o", "markersize": 5.5, "markerfacecolor": "none", "linestyle": ":", "linewidth": 1.0}
-    return Line2D([], [], color="#444444", **look)
+    return Line2D(
+        [],
+        [],
+        color="#444444",
+        linestyle=":",
+        linewidth=1.0,
+        marker="o",
+        markersize=5.5,
+        markerfacecolor="none",
+    )
 
 
 def _scored(table: Table, row: Row, column: Any) -> Entry | None:

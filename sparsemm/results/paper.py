@@ -105,6 +105,7 @@ def reruns(table: str, key: Key) -> Mapping[str, float]:
     return _reruns().get(key, {}) if table in RERUN_TABLES else {}
 
 
+@cache
 def rerun_sources() -> tuple[str, ...]:
     """Return the sources of reruns, in the order of the file."""
     return tuple(dict.fromkeys(row["source"] for row in _rows("reproductions.csv")))

@@ -118,7 +118,7 @@ def to_latex(table: Table) -> str:
             cells.append(text + (rf" {{\tiny {between.replace('-', '--')}}}" if between else ""))
         lines.append(" & ".join([latex(table.name(row)), *cells]) + r" \\")
         lines += [
-            " & ".join([rf"\quad {latex(line.name)}", *map(latex, line.texts)]) + r" \\"
+            " & ".join([rf"\quad {latex(line.name)}", *map(_signed, line.texts)]) + r" \\"
             for line in compare.lines(table, row)
         ]
     if table.columns:
@@ -141,6 +141,11 @@ def to_csv(tables: Sequence[Table]) -> str:
 def latex(text: str) -> str:
     """Escape what LaTeX would read as a command."""
     return "".join(_LATEX.get(letter, letter) for letter in text)
+
+
+def _signed(text: str) -> str:
+    """Escape a number for LaTeX, with a minus that is not a hyphen."""
+    return f"$-${text[1:]}" if text[:1] == "-" and len(text) > 1 else latex(text)
 
 
 def markdown(text: str) -> str:

@@ -78,64 +78,53 @@ def judge(tables: Sequence[Table], claim: Claim) -> list[Verdict]:
 
 
 def _judge(statement: Statement, tables: Sequence[Table], claim: Claim) -> Verdict:
-    known = {(table.model, table.task): table for table in tables}
-    failed: list[str] = []
+    failed: dict[str, list[str]] = {}
     untested: dict[str, list[str]] = {}
     cases = [(model, benchmark) for model in statement.models for benchmark in statement.benchmarks]
     for model, benchmark in cases:
-        numbers, reason = _numbers(statement, known, model, benchmark, claim)
         where = f"{benchmark} with {model}"
-        if numbers is None:
-            untested.setdefault(reason, []).append(where)
-        else:
-            failed += [f"{where}: {failure}" for failure in statement.check.failures(numbers)]
-    held = len(cases) - sum(map(len, untested.values())) - len({text.partition(":")[0] for text in failed})
-    reasons = [f"{reason} ({_list(where)})" for reason, where in untested.items()]
-    count = f"{held} of {len(cases)} {'case' if len(cases) == 1 else 'cases'}"
+        numbers = _numbers(statement, tables, model, benchmark, claim)
+        if isinstance(numbers, str):
+            untested.setdefault(numbers, []).append(where)
+        elif failures := statement.check.failures(numbers):
+            failed[where] = [f"{where}: {failure}" for failure in failures]
+    total = f"{len(cases)} {'case' if len(cases) == 1 else 'cases'}"
+    held = len(cases) - len(failed) - sum(map(len, untested.values()))
+    reasons = [
+        f"all {total}: {reason}" if len(where) == len(cases) else f"{reason}: {_list(where)}"
+        for reason, where in untested.items()
+    ]
     if failed:
-        more = [f"and {len(failed) - SHOWN} more"] if len(failed) > SHOWN else []
-        return Verdict(statement.sentence, NOT_SUPPORTED, (*failed[:SHOWN], *more, *reasons))
+        found = [failure for failures in failed.values() for failure in failures]
+        more = [f"and {len(found) - SHOWN} more"] if len(found) > SHOWN else []
+        summary = f"it fails in {len(failed)} of {total}"
+        return Verdict(statement.sentence, NOT_SUPPORTED, (summary, *found[:SHOWN], *more, *reasons))
     if untested:
-        return Verdict(
-            statement.sentence, NOT_TESTED, (*([f"it holds in {count}"] if held else []), *reasons)
-        )
-    return Verdict(statement.sentence, SUPPORTED, (f"in {count}",))
+        holds = [f"it holds in {held} of {total}"] if held else []
+        return Verdict(statement.sentence, NOT_TESTED, (*holds, *reasons))
+    return Verdict(statement.sentence, SUPPORTED, (f"it holds in {held} of {total}",))
 
 
 def _numbers(
-    statement: Statement, known: Mapping[tuple[str, str], Table], model: str, benchmark: str, claim: Claim
-) -> tuple[Measured | None, str]:
+    statement: Statement, tables: Sequence[Table], model: str, benchmark: str, claim: Claim
+) -> Measured | str:
     """The numbers that the statement needs, or why there are none."""
-    table = known.get((model, benchmark))
-    if table is None or not table.entries:
-        others = [
-            other
-            for other in known.values()
-            if other.entries and (_first(other.model), _first(other.task)) == (model, benchmark)
-        ]
-        if others:
-            name = others[0].model if others[0].model != model else others[0].task
-            return (
-                None,
-                f"{name} is not the paper's: {'a small random model' if _smoke(name) else 'a variant'}",
-            )
-        return None, "not run with the paper's model and benchmark"
+    run = [table for table in tables if table.entries]
+    table = next((one for one in run if (one.model, one.task) == (model, benchmark)), None)
+    if table is None:
+        for other in run:
+            if (_first(other.model), _first(other.task)) == (model, benchmark):
+                name = other.task if other.model == model else other.model
+                return "a small random model" if _smoke(name) else f"{name} is a variant of the paper's"
+        return "not run with the paper's model and benchmark"
     needed = statement.check.needs()
     entries = {place: entry for place in needed if (entry := _entry(table, place, claim)) is not None}
     missing = [place for place in needed if place not in entries]
+    if any((row.method, column) in missing for row, column in table.entries):
+        return f"other settings than rounding {claim.rounding} and the paper's rho and window"
     if missing:
-        elsewhere = [place for place in missing if _other_settings(table, place)]
-        if elsewhere:
-            return None, f"other settings than the paper's (rounding {claim.rounding}, rho, window)"
-        return None, f"{len(missing)} of {len(needed)} cells not run"
-    return (
-        (None, reason)
-        if (reason := _unfit(entries.values()))
-        else (
-            Measured(entries, table.scale, table.column_key),
-            "",
-        )
-    )
+        return f"{len(missing)} of {len(needed)} cells not run"
+    return _unfit(entries.values()) or Measured(entries, table.scale, table.column_key)
 
 
 def _unfit(entries: Iterable[Entry]) -> str:
@@ -160,10 +149,6 @@ def _entry(table: Table, place: Place, claim: Claim) -> Entry | None:
         if (row.method, column) == place and _as_published(table, entry.label, claim)
     ]
     return found[0] if len(found) == 1 else None
-
-
-def _other_settings(table: Table, place: Place) -> bool:
-    return any((row.method, column) == place for row, column in table.entries)
 
 
 def _as_published(table: Table, label: Mapping[str, Any], claim: Claim) -> bool:

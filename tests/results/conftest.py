@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sparsemm.results.paper import SETTINGS
 from sparsemm.results.statistics import summarise
 
 Maker = Callable[..., dict[str, Any]]
@@ -83,3 +84,56 @@ def grid(make: Maker) -> list[dict[str, Any]]:
         found += [make("pyramidkv", budget, third, **kept)]
         found += [make("random", budget, third + seed / 50, seed=seed, **kept) for seed in range(5)]
     return found
+
+
+def paper_label(model: str, task: str, method: str, budget: int | None, **changes: Any) -> dict[str, Any]:
+    """The label of a cell that is set up as the paper's."""
+    scorer, allocator = SETTINGS[method]
+    names = {"model": model, "task": task, "scorer": scorer, "allocator": allocator}
+    names |= {"rounding": None if method == "full" else "paper", "window": None if method == "full" else 32}
+    return label(method, budget) | names | changes
+
+
+def paper_result(
+    model: str, task: str, method: str, budget: int | None, score: float, **changes: Any
+) -> dict[str, Any]:
+    """A finished cell of the whole benchmark under the paper's protocol; 200 documents of two questions."""
+    names = paper_label(model, task, method, budget)
+    names |= {key: changes.pop(key) for key in list(changes) if key in names}
+    most = 2.0 if task == "textcaps" else 1.0
+    order = np.random.default_rng(0).permutation(200) / 200
+    records = [
+        {"sample": f"d{d:03d}/{q}", "document": f"d{d:03d}", "index": 2 * d + q, "error": None}
+        | {"score": most * float(order[d] < score / most), "kept_entries": 8, "kept_bytes": 1024}
+        for d in range(200)
+        for q in range(2)
+    ]
+    kept = float(budget or 2400)
+    return {
+        "format": 1,
+        "fingerprint": hashlib.sha256(f"{names} {changes}".encode()).hexdigest()[:20],
+        "label": names,
+        "identity": {},
+        "metric": METRICS[task.partition(" ")[0]],
+        **summarise(records),
+        "kept_share": kept / 2400,
+        "entries_per_head": kept,
+        "provenance": {"device": "cpu", "dtype": "float32"},
+        "full": True,
+        "protocol": "paper",
+        **changes,
+    }
+
+
+METRICS = {"docvqa": "anls", "textcaps": "cider", "chartqa": "relaxed_accuracy"}
+METRICS |= dict.fromkeys(("ocrbench", "textvqa", "mmbench", "gqa", "vqav2"), "accuracy")
+
+
+@pytest.fixture
+def cell() -> Maker:
+    return paper_result
+
+
+@pytest.fixture
+def cell_label() -> Maker:
+    return paper_label
