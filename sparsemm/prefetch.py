@@ -145,12 +145,16 @@ def _explained(error: Exception, repo: str, revision: str | None, kind: str) -> 
                 "larger disk, and run the command again: what has arrived is kept."
             )
         cause = cause.__cause__ or cause.__context__
-    unreachable = isinstance(error, errors.LocalEntryNotFoundError | errors.HfHubHTTPError | OSError)
-    if unreachable or type(error).__module__.startswith("httpx"):
+    what = (str(error).strip() or type(error).__name__).splitlines()[0].removeprefix("Got: ")
+    if isinstance(error, errors.LocalEntryNotFoundError):
         return (
-            f"{name}: the download from {constants.ENDPOINT} broke off "
-            f"({str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__}). "
-            "Run the command again where there is internet: files that have arrived are kept."
+            f"{name}: the hub at {constants.ENDPOINT} cannot be reached ({what}). "
+            "Run the command where there is internet, such as a login node."
+        )
+    if isinstance(error, OSError) or type(error).__module__.startswith("httpx"):
+        return (
+            f"{name}: the download from {constants.ENDPOINT} broke off ({what}). "
+            "Run the command again: files that have arrived are kept."
         )
     return None
 

@@ -28,7 +28,7 @@ def require(cells: Sequence[Cell]) -> None:
 
 def prefetch(cells: Iterable[Cell], output: Path) -> None:
     """Bring the weights and the data that the cells' models and tasks name by hub id."""
-    from sparsemm.prefetch import run_prefetch
+    from sparsemm.prefetch import PrefetchFailed, run_prefetch
 
     models, tasks = {}, {}
     for cell in cells:
@@ -36,4 +36,7 @@ def prefetch(cells: Iterable[Cell], output: Path) -> None:
         tasks.setdefault(canonical(cell.settings["task"]), cell.settings)
     adapters = [build_model(settings) for settings in models.values()]
     datasets = [found for settings in tasks.values() for found in build_task(settings).datasets()]
-    run_prefetch(adapters, list(dict.fromkeys(datasets)), output)
+    try:
+        run_prefetch(adapters, list(dict.fromkeys(datasets)), output)
+    except PrefetchFailed as error:
+        raise UnusableConfiguration(str(error)) from error
