@@ -43,7 +43,7 @@ ALLOWED = {
 SEAMS = {
     "hydra": ("api", "cli", "config", "sweep", "hydra_plugins"),
     "omegaconf": ("api", "cli", "config", "sweep", "hydra_plugins", "experiments.train"),
-    "pandas": ("results.frames",),
+    "pandas": ("results.frames", "tasks.lmms"),
     "matplotlib": ("results.figures", "tasks.pages"),
     "yaml": ("results.store",),
     "PIL": ("tasks", "models", "sweep.worker", "heads"),

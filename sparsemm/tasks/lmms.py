@@ -21,6 +21,7 @@ from sparsemm.tasks.lmms_harness import (
     Harness,
     check_config,
     cider,
+    circular,
     read_config,
     with_files,
     with_images,
@@ -28,7 +29,6 @@ from sparsemm.tasks.lmms_harness import (
 
 PACKAGES = ("lmms_eval", "datasets", "pyarrow")
 INSTALL = 'pip install "sparsemm[eval]" && pip install --no-deps lmms-eval==0.7.3'
-CIRCLE = 1_000_000  # MMBench: rows whose index agrees modulo this are one question, its options rotated
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,15 +198,10 @@ class LmmsTask(Task):
         return score, [found.get(place) for place in range(len(records))]
 
     def _share(self, values: Mapping[int, Any]) -> Mapping[int, float | None]:
-        if self.shares == "cider":
-            return dict(zip(values, cider(list(values.values())), strict=True))
         if self.shares == "sample":
             return {place: self._number(value) for place, value in values.items()}
-        questions: dict[int, dict[int, Any]] = {}
-        for place, value in values.items():
-            questions.setdefault(int(value["index"]) % CIRCLE, {})[place] = value
-        aggregate = self._harness.aggregation(self._metric)
-        return {next(iter(one)): self._scaled(aggregate(list(one.values())), 1) for one in questions.values()}
+        own = cider if self.shares == "cider" else circular
+        return dict(zip(values, own(list(values.values())), strict=True))
 
     def _scaled(self, score: float, count: int) -> float | None:
         score = score * self.scale

@@ -22,6 +22,7 @@ from sparsemm.tasks import lmms_data
 
 Config = dict[str, Any]
 GREEDY = {"do_sample": (False, None), "temperature": (0, None), "num_beams": (1, None)}
+CIRCLE = 1_000_000  # MMBench adds it to a question's index for every rotation of its options
 _aggregating = threading.Lock()  # what a benchmark prints is held back, for the whole process
 
 
@@ -261,3 +262,27 @@ def cider(values: Sequence[Mapping[str, Any]]) -> list[float]:
     with _aggregating, contextlib.redirect_stdout(io.StringIO()):
         _, scores = Cider().compute_score(tokenizer.tokenize(right), tokenizer.tokenize(said))
     return [float(score) for score in scores]
+
+
+def circular(values: Sequence[Mapping[str, Any]]) -> list[float | None]:
+    """MMBench: 1 for a question of which all rotations were answered right, else 0; None for rotations.
+
+    Rows whose index agrees modulo CIRCLE are one question. The mean of what is not None is the score of
+    `mmbench_aggregate_dev_results_static`, as a fraction.
+    """
+    import pandas
+    from lmms_eval.tasks.mmbench.mmbench_evals import MMBench_Evaluator
+
+    questions: dict[int, list[Mapping[str, Any]]] = {}
+    for value in sorted(values, key=lambda value: int(value["index"])):
+        questions.setdefault(int(value["index"]) % CIRCLE, []).append(value)
+    evaluator = MMBench_Evaluator()
+    hits: list[float | None] = []
+    for value in values:
+        if int(value["index"]) >= CIRCLE:
+            hits.append(None)
+            continue
+        rows = questions[int(value["index"])]
+        answers = {row["index"]: row["answer"] for row in rows}
+        hits.append(float(evaluator.eval_sub_data(pandas.DataFrame(rows), answers, static_only=True)))
+    return hits
