@@ -100,6 +100,17 @@ def last_sweep(store: Store) -> SweepRecord | None:
     return max(filter(None, found), key=lambda record: record.created, default=None)
 
 
+def labels_of(store: Store, experiment: str) -> dict[str, dict[str, Any]]:
+    """Every cell that a sweep of this experiment had, by fingerprint; of several labels the newest."""
+    found = (SweepRecord.of(read_json(path)) for path in store.sweeps.glob("*/sweep.json"))
+    records = [record for record in found if record and record.experiment == experiment]
+    return {
+        entry["fingerprint"]: entry["label"]
+        for record in sorted(records, key=lambda record: record.created)
+        for entry in record.cells
+    }
+
+
 def run_composed(config: DictConfig) -> int:
     """What a launcher runs: a job file of our sweeper, or the one cell of an ordinary configuration.
 

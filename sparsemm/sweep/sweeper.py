@@ -30,11 +30,13 @@ from sparsemm.sweep.jobs import (
     git_state,
     group_into_jobs,
     is_grid,
+    labels_of,
     last_sweep,
     report_name,
     sweep_id,
     write_jobs,
 )
+from sparsemm.sweep.status import Labels
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Subject:
 
     name: str  # of the report
     experiment: str | None
-    labels: dict[str, dict[str, Any]]  # fingerprint -> label
+    labels: Labels
 
 
 @dataclass
@@ -193,12 +195,17 @@ class Sweep:
     def _report(self, subject: Subject) -> str:
         from sparsemm.results.report import write_report
 
-        with _reading():
-            results = self.store.results(subject.labels)
-        found = [{**result, "label": subject.labels[result["fingerprint"]]} for result in results]
-        labels, folder = list(subject.labels.values()), self.store.reports / subject.name
         claim = experiment_claim(subject.experiment) if subject.experiment else None
-        return str(write_report(subject.name, found, labels, folder, claim))
+        beside = labels_of(self.store, claim.beside) if claim and claim.beside else {}
+        labels, folder = list(subject.labels.values()), self.store.reports / subject.name
+        found, found_beside = self._results(subject.labels), self._results(beside)
+        return str(write_report(subject.name, found, labels, folder, claim, found_beside))
+
+    def _results(self, labels: Labels) -> list[dict[str, Any]]:
+        """The finished results of some cells, under the labels that they have here."""
+        with _reading():
+            results = self.store.results(labels)
+        return [{**result, "label": labels[result["fingerprint"]]} for result in results]
 
     def _own_subject(self) -> Subject:
         own_grid = self.config.hydra.sweeper.params if self.experiment else None
