@@ -168,6 +168,7 @@ def write_heads(
         "unmatched": len(found) - len(scored),
         "counts": {key: counts[key] for key in COUNTS},
         "question": partial.search["question"],
+        "settings": partial.search["settings"],
         "ids": [one.id for one in found],
         "images": [one.image for one in found],
         "git": dict(git),

@@ -20,8 +20,9 @@ class Match:
 
     Args:
         found: matched (a word of exactly one region), repeated (such a word, more often than the region
-        has it), ambiguous (a word of several regions), or unknown (no word of a region, or no word at
-        all). region: index of the region of a matched token.
+            has it), ambiguous (a word of several regions), or unknown (no word of a region, or no word at
+            all).
+        region: index of the region of a matched token.
     """
 
     found: Found
@@ -62,7 +63,7 @@ def match(text: str, spans: Sequence[Span], regions: Sequence[str], whole: bool 
         spans: characters of each token, as `pieces` tells them.
         regions: the text of every region.
         whole: only a region's whole text counts ("traffic light", never "light"); else each of its words
-        does.
+            does.
     """
     said = [(word.start(), word.end()) for word in _WORDS.finditer(text)]
     keys = [_key(text[start:end]) for start, end in said]

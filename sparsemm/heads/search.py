@@ -4,12 +4,13 @@ Every image is read aloud greedily. For every generated token that belongs to a 
 of the image, each query head whose strongest attention (last query, over all keys, at the step that
 predicts the token) falls on an image token of the region scores 1 / (image tokens of the region). A
 sample's score is the sum over its tokens; a head's score is the mean over samples (arXiv:2506.05344). The
-published code matches single tokens within the regions' text; ours matches decoded words
-(`sparsemm.heads.match`), each as often as its region has it.
+published code matches single tokens within the regions' text, as often as they come, and of LLaVA-NeXT's
+image tokens it knows those of the tiles; ours matches decoded words (`sparsemm.heads.match`), each as often
+as its region has it, and a region has tokens in the squeezed image, too.
 """
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -22,6 +23,13 @@ from sparsemm.heads.match import match, pieces
 from sparsemm.heads.watch import read
 from sparsemm.models.base import Box, LoadedModel, ModelAdapter, Prompt
 
+SETTLED = (
+    "name",
+    "path",
+    "revision",
+    "head_scores",
+    "device_map",
+)  # the content id says more, or nothing changes
 GIT_UNKNOWN = {"commit": None, "dirty": None}
 
 
@@ -82,7 +90,7 @@ def find_heads(
             "data": source.data_id(),
             "question": source.question,
             "max_new_tokens": source.max_new_tokens,
-            "dtype": adapter.dtype,
+            "settings": {key: value for key, value in asdict(adapter).items() if key not in SETTLED},
             "shape": [shape.layers, shape.query_heads],
         },
     )

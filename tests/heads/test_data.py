@@ -46,6 +46,14 @@ def test_synthetic_pages_have_a_region_for_every_word():
     assert all(0 <= box[0] < box[2] <= 256 for box in (region.box for region in sample.regions))
 
 
+def test_the_data_is_named_by_all_that_changes_a_page():
+    pages = [{"kind": "words"}, {"kind": "document"}, {"kind": "words", "width": 512}]
+    pages += [{"kind": "words", "font_size": [9, 20]}, {"kind": "words", "entries": [3, 4]}]
+    names = [Synthetic(**ASKED, limit=1, page=page).data_id() for page in pages]
+    assert len(set(names)) == len(names)
+    assert names[0] == Synthetic(**ASKED, limit=7, page={"kind": "words", "font_size": [18, 20]}).data_id()
+
+
 def test_a_page_that_cannot_be_is_refused():
     with pytest.raises(ValueError, match=r"heads.page: width=50: must be a positive multiple"):
         Synthetic(**ASKED, limit=1, page={"kind": "words", "width": 50})

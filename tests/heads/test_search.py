@@ -62,6 +62,7 @@ def test_the_file_says_where_it_comes_from(search):
     assert content["images"] == [image_id(page(index)) for index in (1, 2)]
     assert content["samples"] == content["asked"] == 2 and content["unmatched"] == 0
     assert content["git"] == {"commit": "c", "dirty": False}
+    assert content["settings"]["dtype"] == "float32" and "path" not in content["settings"]
     assert content["counts"]["tokens"] == 24 and content["counts"]["cut"] == 2
 
 

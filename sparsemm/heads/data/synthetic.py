@@ -1,5 +1,6 @@
 """Our rendered pages: they need no download, and their boxes are exact."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -41,8 +42,11 @@ class Synthetic(HeadSource):
         return HeadSample(f"{self._spec().kind}-{index:06d}", lambda: page.image, regions)
 
     def data_id(self) -> str:
-        """The generator's version and the page."""
+        """The generator's version and the page, with a hash of what is not PageSpec's own choice."""
         spec = self._spec()
         least, most = spec.entries
         entries = f"{least}" if least == most else f"{least}-{most}"
-        return f"{DATA_VERSION}/heads/{spec.kind}/{spec.width}x{spec.height}/{entries}"
+        name = f"{DATA_VERSION}/heads/{spec.kind}/{spec.width}x{spec.height}/{entries}"
+        if spec == PageSpec(spec.kind, spec.width, spec.height, spec.entries):
+            return name
+        return f"{name}/{hashlib.sha256(repr(spec).encode()).hexdigest()[:8]}"
