@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from sparsemm.models.base import DTYPES, Box, LoadedModel, ModelAdapter, Prompt
+from sparsemm.models.folder import read_json
 
 
 class TransformersModel(LoadedModel):
@@ -63,7 +64,7 @@ class TransformersModel(LoadedModel):
         if self.adapter.system is not None:
             system = {"type": "text", "text": self.adapter.system}
             messages.insert(0, {"role": "system", "content": [system]})
-        form = self.adapter.template or template.chat_template
+        form = self.adapter.template or template.chat_template or self._processor_template()
         if form is None:
             raise ValueError(
                 f"model.path={self.adapter.path}: no chat template there. Give one: model.template=..."
@@ -73,6 +74,13 @@ class TransformersModel(LoadedModel):
                 messages, chat_template=form, tokenize=False, add_generation_prompt=True
             )
         )
+
+    def _processor_template(self) -> str | None:
+        """The template of a joint processor that is not built here."""
+        file = self.adapter.folder / "chat_template.json"
+        if not file.is_file():
+            return None
+        return read_json(self.adapter.path, self.adapter.folder, file.name).get("chat_template")
 
     def _as_sent(self, images: Sequence[Image.Image]) -> list[Image.Image]:
         """The images, re-encoded where the adapter says so."""
