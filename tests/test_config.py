@@ -18,6 +18,7 @@ from sparsemm.sweep.compose import Composer
 
 CONF = Path(sparsemm.conf.__path__[0])
 METHODS = Path(sparsemm.methods.__path__[0])
+GROUPS = ("model", "method", "scorer", "allocator", "mask", "task", "engine", "experiment")
 PARTS = {"scorer": "scorers", "allocator": "allocators"}
 MUST_BE_GIVEN = {"task=lmms": ["task.name=infovqa_val"]}  # options with a setting that has no default
 
@@ -53,7 +54,7 @@ def test_every_scorer_and_allocator_has_one_python_file_and_one_yaml_file(group,
         assert is_dataclass(getattr(import_module(module), cls))
 
 
-@pytest.mark.parametrize("group", ["model", "method", "scorer", "allocator", "task", "engine", "experiment"])
+@pytest.mark.parametrize("group", GROUPS)
 def test_every_option_composes(settings_of, group):
     for name in _options(group):
         option = f"{'+' if group == 'experiment' else ''}{group}={name}"
