@@ -20,12 +20,12 @@ from sparsemm.tasks.lmms_harness import (
     Config,
     Harness,
     check_config,
-    cider,
-    circular,
     read_config,
     with_files,
     with_images,
+    with_post_prompt,
 )
+from sparsemm.tasks.lmms_shares import cider, circular
 
 PACKAGES = ("lmms_eval", "datasets", "pyarrow")
 INSTALL = 'pip install "sparsemm[eval]" && pip install --no-deps lmms-eval==0.7.3'
@@ -267,9 +267,7 @@ class LmmsTask(Task):
             kwargs.pop("token", None)  # nothing is downloaded
             config |= {"dataset_path": str(here[0]), "dataset_kwargs": kwargs}
         if self.post_prompt is not None:
-            variants = config.get("lmms_eval_specific_kwargs") or {}
-            default = {**(variants.get("default") or {}), "post_prompt": self.post_prompt}
-            config["lmms_eval_specific_kwargs"] = {**variants, "default": default}
+            config = with_post_prompt(self.task, config, self.post_prompt)
         return Harness(self.task, config)
 
 

@@ -53,7 +53,7 @@ def complete(files: Sequence[Path]) -> bool:
 
 
 def local_files(data: str, patterns: Sequence[str], others: Sequence[str] = ()) -> tuple[Path, ...]:
-    """Files of a local folder that match the patterns, or else all its parquet files but `others`.
+    """Files anywhere in a local folder that match the patterns; else all its parquet files but `others`.
 
     Raises:
         ValueError: no such folder, or no parquet file in it.
@@ -69,7 +69,9 @@ def local_files(data: str, patterns: Sequence[str], others: Sequence[str] = ()) 
         for file in every
         if not any(fnmatch.fnmatch(str(file.relative_to(folder)), pattern) for pattern in others)
     )
-    return matching(folder, patterns) or rest
+    names = {Path(pattern).name for pattern in patterns} - {"*.parquet"}
+    anywhere = [f"**/{name}" for name in sorted(names)]
+    return matching(folder, patterns) or matching(folder, anywhere) or rest
 
 
 @lru_cache(maxsize=4096)

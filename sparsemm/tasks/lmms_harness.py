@@ -6,11 +6,9 @@ for them, so `default` of a task's lmms_eval_specific_kwargs.
 
 import contextlib
 import inspect
-import io
 import sys
 import tempfile
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,11 +17,10 @@ from typing import Any
 from PIL import Image
 
 from sparsemm.tasks import lmms_data
+from sparsemm.tasks.lmms_shares import quiet
 
 Config = dict[str, Any]
 GREEDY = {"do_sample": (False, None), "temperature": (0, None), "num_beams": (1, None)}
-CIRCLE = 1_000_000  # MMBench adds it to a question's index for every rotation of its options
-_aggregating = threading.Lock()  # what a benchmark prints is held back, for the whole process
 
 
 @cache
@@ -92,6 +89,20 @@ def check_config(name: str, config: Mapping[str, Any]) -> None:
             )
 
 
+def with_post_prompt(name: str, config: Config, text: str) -> Config:
+    """The configuration with other words after every question.
+
+    Raises:
+        ValueError: a task that adds nothing to its questions.
+    """
+    variants = dict(config.get("lmms_eval_specific_kwargs") or {})
+    default = dict(variants.get("default") or {})
+    if "post_prompt" not in {**variants, **default}:
+        raise ValueError(f"task.post_prompt: {name} has no place for it. Set task.post_prompt=null.")
+    variants["default"] = {**default, "post_prompt": text}
+    return {**config, "lmms_eval_specific_kwargs": variants}
+
+
 def with_files(config: Config, files: Sequence[Path]) -> Config:
     """The configuration with a table of parquet files instead of a repository."""
     kwargs: Config = {"data_files": {_split(config): [str(file) for file in files]}}
@@ -158,7 +169,8 @@ class Harness:
         from lmms_eval.api.task import ConfigurableMessagesTask
 
         self.name = name
-        self.task = ConfigurableMessagesTask(config={**config, "task": name})
+        with _told(f"task.task={name}: its documents cannot be loaded"):
+            self.task = ConfigurableMessagesTask(config={**config, "task": name})
         media = getattr(self.task.config, "process_results_use_image", False)
         self.docs = self.task.eval_docs
         self.texts = self.docs if media else self.task.eval_docs_no_media
@@ -194,7 +206,8 @@ class Harness:
         tags = parse_reasoning_tags_config(task_value=self.task.config.reasoning_tags)
         if tags is not None and isinstance(text, str):
             text = strip_reasoning_tags(text, tags)
-        return dict(self.task.process_results(self.texts[place], [text]))
+        with _told(f"task.task={self.name}: the answer to document {place} cannot be scored"):
+            return dict(self.task.process_results(self.texts[place], [text]))
 
     def metric(self, wanted: str | None) -> str:
         """The metric by name, or the task's first.
@@ -218,12 +231,23 @@ class Harness:
         takes_args = "args" in inspect.signature(function).parameters
 
         def aggregate(values: Sequence[Any]) -> float:
-            with _aggregating, tempfile.TemporaryDirectory() as folder:
+            with quiet(), tempfile.TemporaryDirectory() as folder:
                 extra = {"args": SimpleNamespace(output_path=folder)} if takes_args else {}
-                with contextlib.redirect_stdout(io.StringIO()):
-                    return float(function(list(values), **extra))
+                return float(function(list(values), **extra))
 
         return aggregate
+
+
+@contextlib.contextmanager
+def _told(what: str) -> Iterator[None]:
+    """lmms-eval tries everything several times, and then says only that it did: give the reason."""
+    from tenacity import RetryError
+
+    try:
+        yield
+    except RetryError as error:
+        cause = error.last_attempt.exception()
+        raise ValueError(f"{what} ({type(cause).__name__}: {cause}).") from cause
 
 
 def from_messages(messages: Sequence[Mapping[str, Any]]) -> tuple[list[Image.Image], str]:
@@ -247,42 +271,3 @@ def from_messages(messages: Sequence[Mapping[str, Any]]) -> tuple[list[Image.Ima
             image = part["url"]
             images.append(image if isinstance(image, Image.Image) else Image.open(image))
     return images, "".join(texts)
-
-
-def cider(values: Sequence[Mapping[str, Any]]) -> list[float]:
-    """CIDEr of every caption among all: their mean is the score of `textcaps_cider`."""
-    from pycocoevalcap.cider.cider import Cider
-    from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
-
-    tokenizer = PTBTokenizer()
-    said = {place: [{"caption": value["pred"]}] for place, value in enumerate(values)}
-    right = {
-        place: [{"caption": caption} for caption in value["answer"]] for place, value in enumerate(values)
-    }
-    with _aggregating, contextlib.redirect_stdout(io.StringIO()):
-        _, scores = Cider().compute_score(tokenizer.tokenize(right), tokenizer.tokenize(said))
-    return [float(score) for score in scores]
-
-
-def circular(values: Sequence[Mapping[str, Any]]) -> list[float | None]:
-    """MMBench: 1 for a question of which all rotations were answered right, else 0; None for rotations.
-
-    Rows whose index agrees modulo CIRCLE are one question. The mean of what is not None is the score of
-    `mmbench_aggregate_dev_results_static`, as a fraction.
-    """
-    import pandas
-    from lmms_eval.tasks.mmbench.mmbench_evals import MMBench_Evaluator
-
-    questions: dict[int, list[Mapping[str, Any]]] = {}
-    for value in sorted(values, key=lambda value: int(value["index"])):
-        questions.setdefault(int(value["index"]) % CIRCLE, []).append(value)
-    evaluator = MMBench_Evaluator()
-    hits: list[float | None] = []
-    for value in values:
-        if int(value["index"]) >= CIRCLE:
-            hits.append(None)
-            continue
-        rows = questions[int(value["index"])]
-        answers = {row["index"]: row["answer"] for row in rows}
-        hits.append(float(evaluator.eval_sub_data(pandas.DataFrame(rows), answers, static_only=True)))
-    return hits

@@ -87,6 +87,36 @@ def test_a_missing_folder_and_one_without_parquet_files_are_refused(tmp_path):
         make_task("task=docvqa", f"task.data={tmp_path}").check()
 
 
+def test_other_splits_in_the_folder_are_left_alone(folder):
+    file = folder / FILES["docvqa"]
+    shutil.copy(file, file.with_name("test-00000-of-00001.parquet"))
+    for inside in (folder, file.parent):
+        assert len(make_task("task=docvqa", f"task.data={inside}")) == 3
+    file.unlink()
+    assert (
+        len(make_task("task=docvqa", f"task.data={folder}")) == 3
+    )  # files of other names are taken as they are
+
+
+def test_words_after_a_question_are_refused_where_the_task_has_no_place_for_them(data):
+    task = make_task("task=textcaps", f"task.data={data / 'textcaps'}", "task.post_prompt=Briefly.")
+    with pytest.raises(ValueError, match=r"task\.post_prompt: textcaps_val has no place for it"):
+        task.stop_strings  # noqa: B018
+
+
+def test_an_answer_that_cannot_be_scored_is_named(tmp_path, monkeypatch):
+    from lmms_eval.api.task import ConfigurableTask
+
+    monkeypatch.setattr(ConfigurableTask.process_results.retry, "sleep", lambda seconds: None)
+    write_small("textvqa", tmp_path, 2)
+    rewrite(tmp_path / FILES["textvqa"], lambda table: table.drop_columns(["question_id"]))
+    task = make_task("task=textvqa", f"task.data={tmp_path}")
+    with pytest.raises(
+        ValueError, match=r"the answer to document 1 cannot be scored \(KeyError: 'question_id'"
+    ):
+        task.score(task.sample(1), "no")
+
+
 def test_missing_columns_are_named(folder):
     rewrite(folder / FILES["docvqa"], lambda table: table.drop_columns(["answers", "question"]))
     with pytest.raises(ValueError, match=r"validation-.*parquet has no column question, answers\. It has: "):
