@@ -12,7 +12,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from sparsemm.engine.flash import check_flash_attention, flash_attention
+from sparsemm.engine.flash import check_flash_attention, flash_attention, refuse_padding
 from sparsemm.models.base import ATTENTIONS
 
 # Names without "flash": transformers takes every name with it for one of its own.
@@ -22,8 +22,8 @@ NAMES = {"sdpa": "ragged_sdpa", "eager": "ragged_eager", "flash_attention_2": "r
 def use_ragged_attention(model: PreTrainedModel, prefill: str = "sdpa") -> PreTrainedModel:
     """Let a model's text layers read RaggedCache; `prefill` is the attention that reads prompts.
 
-    The vision tower keeps what it was loaded with; with flash_attention_2 it gets transformers' own, as in the
-    published runs.
+    The vision tower keeps what it was loaded with; with flash_attention_2 it gets transformers' own, as the
+    published runs had.
 
     Raises:
         ValueError: an attention that is not one of ATTENTIONS, or that cannot run here.
@@ -69,7 +69,7 @@ def _full(
 ) -> Tensor:
     """The ordinary attention of a backend -> [B, q, Hq, D]."""
     if backend == "flash_attention_2":
-        return flash_attention(query, key, value, mask, scaling, settings.get("sliding_window"))
+        return flash_attention(query, key, value, scaling, settings.get("sliding_window"))
     # eager attention is each modeling file's own
     modeling = sys.modules[type(module).__module__]
     full = modeling.eager_attention_forward if backend == "eager" else ALL_ATTENTION_FUNCTIONS[backend]
@@ -89,6 +89,8 @@ def _ragged(backend: str) -> Any:
     ) -> tuple[Tensor, None]:
         """Query [R, Hq, q, D], key and value [R, H, q, D] -> [R, q, Hq, D]."""
         factor = query.shape[-1] ** -0.5 if scaling is None else scaling
+        if backend == "flash_attention_2":
+            refuse_padding(attention_mask)
         layer = getattr(key, "ragged_layer", None)
         if layer is None:
             return _full(backend, module, query, key, value, attention_mask, factor, kwargs), None

@@ -46,19 +46,21 @@ def check_flash_attention(model: PreTrainedModel) -> None:
     load_flash_attention()
 
 
-def flash_attention(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float, window: int | None
-) -> Tensor:
-    """Causal attention of query [B, Hq, q, D] over key, value [B, H, T, D], the last q of T -> [B, q, Hq, D].
-
-    Raises:
-        ValueError: the batch is padded, or a sliding window hides a part of it.
-    """
+def refuse_padding(mask: Tensor | None) -> None:
+    """Raise ValueError where a batch is padded; transformers makes a mask for flash-attn only then."""
     if mask is not None:
         raise ValueError(
             "attention_mask: flash_attention_2 reads prompts without padding. "
             "Give prompts of one length, one at a time, or set model.attention=sdpa."
         )
+
+
+def flash_attention(query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None) -> Tensor:
+    """Causal attention of query [B, Hq, q, D] over key, value [B, H, T, D], the last q of T -> [B, q, Hq, D].
+
+    Raises:
+        ValueError: a sliding window hides a part of it.
+    """
     if window is not None and key.shape[2] > window:
         raise ValueError(
             f"sliding_window={window}: shorter than the {key.shape[2]} tokens so far, and flash_attention_2 "

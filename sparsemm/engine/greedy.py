@@ -1,12 +1,20 @@
 """Which token comes next and when a row ends: greedy decoding as `model.generate` does it."""
 
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import StopStringCriteria
 
 from sparsemm.models.base import LoadedModel
+
+
+@lru_cache(maxsize=8)
+def _stop_criteria(tokenizer: Any, stops: tuple[str, ...]) -> StopStringCriteria:
+    """A second of work with a vocabulary of 150,000, and engines are made often."""
+    return StopStringCriteria(tokenizer, list(stops))
 
 
 class Greedy:
@@ -17,8 +25,8 @@ class Greedy:
 
     def __init__(self, loaded: LoadedModel, stop_strings: Sequence[str]):
         self.loaded = loaded
-        stops = [one for one in stop_strings if one]
-        self.stops = StopStringCriteria(loaded.tokenizer, stops) if stops else None
+        stops = tuple(one for one in stop_strings if one)
+        self.stops = _stop_criteria(loaded.tokenizer, stops) if stops else None
 
     def seen(self, prompt: Tensor, logits: Tensor) -> Tensor | None:
         """[1, V] bool: tokens of a prompt [1, T], image placeholders included; None without a penalty.

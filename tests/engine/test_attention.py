@@ -78,17 +78,26 @@ def test_flash_attention_decodes_a_dynamic_cache_as_before(
     assert {call["q"][1] for call in flash_calls} == {prompts[0].tokens, 1}
 
 
-def test_flash_attention_refuses_a_padded_batch(flash_model, flash_calls, prompts, as_inputs, full):
+def test_flash_attention_refuses_padding(flash_model, flash_calls, prompts, as_inputs, full):
     cache = RaggedCache(Selector([full], flash_model.shape), flash_model.shape.layers)
-    with pytest.raises(ValueError, match=r"attention_mask: flash_attention_2 reads prompts without padding"):
+    words = r"attention_mask: flash_attention_2 reads prompts without padding"
+    with pytest.raises(ValueError, match=words):
         flash_model.model.generate(**as_inputs(*prompts), past_key_values=cache, max_new_tokens=2)
+    cache.reset()
+    flash_model.model(**prompts[0].inputs, past_key_values=cache, use_cache=True)
+    hidden = torch.ones(1, prompts[0].tokens + 1, dtype=torch.long)
+    hidden[0, 2] = 0
+    with pytest.raises(ValueError, match=words):  # in a later turn
+        flash_model.model(
+            input_ids=torch.tensor([[7]]), attention_mask=hidden, past_key_values=cache, use_cache=True
+        )
 
 
 def test_flash_attention_refuses_what_a_sliding_window_would_hide(flash_calls):
     q, k = torch.rand(1, 4, 1, 8), torch.rand(1, 2, 6, 8)
-    assert flash_attention(q, k, k, None, 0.3, window=6).shape == (1, 1, 4, 8)
+    assert flash_attention(q, k, k, 0.3, window=6).shape == (1, 1, 4, 8)
     with pytest.raises(ValueError, match=r"sliding_window=5: shorter than the 6 tokens"):
-        flash_attention(q, k, k, None, 0.3, window=5)
+        flash_attention(q, k, k, 0.3, window=5)
 
 
 def test_flash_attention_switches_the_vision_tower_too(make_model, monkeypatch):
