@@ -36,9 +36,9 @@ def settings_of():
     def settings(*overrides):
         master = loader.load_configuration("run", list(overrides), RunMode.MULTIRUN)
         grid = [f"{key}={value}" for key, value in (master.hydra.sweeper.params or {}).items()]
-        points = list(Composer(loader, master).points([*grid, *overrides]))
-        assert not [point.error for point in points if point.error]
-        return points[0].settings
+        first = next(Composer(loader, master).points([*grid, *overrides]))
+        assert first.error is None
+        return first.settings
 
     return settings
 
@@ -56,6 +56,7 @@ def test_every_scorer_and_allocator_has_one_python_file_and_one_yaml_file(group,
 
 @pytest.mark.parametrize("group", GROUPS)
 def test_every_option_composes(settings_of, group):
+    """Of an experiment its first point: tests/results/test_experiments.py makes the whole grids."""
     for name in _options(group):
         option = f"{'+' if group == 'experiment' else ''}{group}={name}"
         check_settings(settings_of(option, *MUST_BE_GIVEN.get(option, [])))

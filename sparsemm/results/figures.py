@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MOST_PANELS = 15
+LEGEND_IN = (0.6, 0.06)  # width of an entry of the legend: its line, and each letter
 PAPER = "the paper (hollow, dotted)"
 WIDTH_IN, PANEL_HEIGHT_IN, PANELS_ABREAST = 9.0, 3.5, 3
 SMALL_WIDTH_IN, SMALL_HEIGHT_IN = 3.1, 2.7  # of a panel, where models are rows and tasks are columns
@@ -81,7 +82,9 @@ def draw(tables: Sequence[Table], folder: Path, name: str = "figure") -> list[Pa
             _label_grid(grid, panels_of)
         if any(_has_paper_points(table) for table in shown):
             handles[PAPER] = _paper_handle()
-        columns = min(len(handles), 8 if gridded else 4)
+        longest = max(map(len, handles))
+        fitting = int(size[0] / (LEGEND_IN[0] + LEGEND_IN[1] * longest))
+        columns = max(1, min(len(handles), 8 if gridded else 4, fitting))
         figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns, frameon=False)
         paths = [folder / f"{name}.png", folder / f"{name}.svg"]
         figure.savefig(paths[0], dpi=160)

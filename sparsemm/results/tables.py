@@ -16,6 +16,7 @@ from typing import Any
 from sparsemm.results.entries import Entry, Result, compare, make_entry
 from sparsemm.results.names import NAMES, SEEDED
 from sparsemm.results.scales import Scale, scale_of
+from sparsemm.results.siblings import fitting
 from sparsemm.results.statements import Statement
 
 VARIANTS = ("budget", "scorer", "allocator", "rho", "window", "rounding")
@@ -123,7 +124,7 @@ def build_tables(
     for label in missing:
         places[label["model"], label["task"]].append((label, None))
     tables = [_table(*key, places[key], claim) for key in sorted(places)]
-    siblings = list(beside_results) if claim.beside else []
+    siblings = fitting(found, beside_results) if claim.beside else []
     if not siblings:
         return tables
     name = str(claim.beside).rpartition("_")[2]

@@ -159,6 +159,19 @@ def test_the_sibling_experiment_stands_beside_with_its_entries(cell: Maker) -> N
     assert lines["exact"]["random"] == pytest.approx(0.6) and pd.isna(lines["exact"]["snapkv"])
 
 
+def test_sibling_cells_under_other_conditions_stay_out(cell: Maker) -> None:
+    """The store may hold them with the same label: a smaller sample, smaller images."""
+    whole, part = ({"model": {"max_pixels": 9}, "task": {"limit": limit}} for limit in (None, 4))
+    results = [cell(QWEN, "ocrbench", "snapkv", 64, 0.6, identity=whole)]
+    exact = [
+        cell(QWEN, "ocrbench", "snapkv", 64, score, rounding="exact", identity=identity)
+        for score, identity in ((0.5, whole), (0.9, part))
+    ]
+    for found in (exact, exact[::-1]):
+        assert below(to_text(only(results, beside_results=found)), "SnapKV")["exact"] == ["0.500"]
+    assert "exact" not in below(to_text(only(results, beside_results=exact[1:])), "SnapKV")
+
+
 def test_without_a_claim_on_the_paper_nothing_stands_beside(cell: Maker) -> None:
     results = [cell(QWEN, "ocrbench", "snapkv", 64, 0.6)]
     table = only(results, Claim(title="", sentence=""), beside_results=results)
