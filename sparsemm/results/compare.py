@@ -105,7 +105,7 @@ def notes(table: Table) -> list[str]:
             "CAUTION: not every document of the benchmark was asked: differences also show which were."
         )
     roundings = {str(entry.label.get("rounding")) for entry in entries if entry.label.get("rounding")}
-    if roundings - {"paper"}:
+    if comparable(table) and roundings - {"paper"}:
         said.append(
             "The paper's code rounds as rounding paper does: here the differences also show another rounding."
         )

@@ -11,7 +11,7 @@ from sparsemm.results.entries import Entry
 from sparsemm.results.names import SEEDED, metric_name
 from sparsemm.results.scales import Scale
 from sparsemm.results.statistics import LEVEL, MOST_RESAMPLES
-from sparsemm.results.tables import SEEDS, Row, Table
+from sparsemm.results.tables import SEEDS, Row, Table, budget_key
 
 SHOWN = 5  # items of a long list
 
@@ -175,7 +175,8 @@ def _seeds(table: Table) -> list[str]:
     lines = []
     for row in table.rows:
         own = {c: len(e.fingerprints) for (owner, c), e in table.entries.items() if owner == row}
-        few = [f"{column} ({count})" for column, count in own.items() if count < SEEDS]
+        columns = sorted(own, key=budget_key)
+        few = [f"{column} ({own[column]})" for column in columns if own[column] < SEEDS]
         if few and (row.family in SEEDED or max(own.values()) > 1):
             lines.append(f"{table.name(row)}: fewer than {SEEDS} seeds at {table.column_key} {_list(few)}.")
     return lines

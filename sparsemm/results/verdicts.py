@@ -79,19 +79,19 @@ def judge(tables: Sequence[Table], claim: Claim) -> list[Verdict]:
 
 def _judge(statement: Statement, tables: Sequence[Table], claim: Claim) -> Verdict:
     failed: dict[str, list[str]] = {}
-    untested: dict[str, list[str]] = {}
+    untested: dict[str, list[tuple[str, str]]] = {}
     cases = [(model, benchmark) for model in statement.models for benchmark in statement.benchmarks]
     for model, benchmark in cases:
         where = f"{benchmark} with {model}"
         numbers = _numbers(statement, tables, model, benchmark, claim)
         if isinstance(numbers, str):
-            untested.setdefault(numbers, []).append(where)
+            untested.setdefault(numbers, []).append((model, benchmark))
         elif failures := statement.check.failures(numbers):
             failed[where] = [f"{where}: {failure}" for failure in failures]
     total = f"{len(cases)} {'case' if len(cases) == 1 else 'cases'}"
     held = len(cases) - len(failed) - sum(map(len, untested.values()))
     reasons = [
-        f"all {total}: {reason}" if len(where) == len(cases) else f"{reason}: {_list(where)}"
+        f"all {total}: {reason}" if len(where) == len(cases) else f"{reason}: {_cases(where)}"
         for reason, where in untested.items()
     ]
     if failed:
@@ -166,6 +166,9 @@ def _smoke(name: str) -> bool:
     return name.endswith(" smoke")
 
 
-def _list(items: Sequence[str]) -> str:
-    more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
-    return ", ".join(items[:SHOWN]) + more
+def _cases(cases: Sequence[tuple[str, str]]) -> str:
+    """Name the cases: `docvqa, textvqa with qwen2_vl_7b; docvqa with llava_next_vicuna_7b`."""
+    benchmarks: dict[str, list[str]] = {}
+    for model, benchmark in cases:
+        benchmarks.setdefault(model, []).append(benchmark)
+    return "; ".join(f"{', '.join(names)} with {model}" for model, names in benchmarks.items())
