@@ -23,8 +23,8 @@ SECTIONS = ("model", "method", "scorer", "allocator", "mask", "task", "engine")
 # what they lead to is in the identity as content; where the weights lie changes nothing
 NAMES_ONLY = ("name", "path", "revision", "head_scores", "device_map")
 # where a task's data comes from, and what is only shown
-TASK_NAMES_ONLY = ("name", "full_samples", "repo", "revision", "files", "image_files")
-TASK_NAMES_ONLY += ("columns", "references")
+_SOURCES = ("repo", "revision", "files", "image_files")
+TASK_NAMES_ONLY = ("name", "full_samples", "columns", "references", *_SOURCES)
 PATHS = ("path", "head_scores", "data")  # keys that hold paths of this machine
 MISSING = "not here yet"  # in an identity: what stands for content that must be brought first
 TASK_NEEDS = {"data", "package"}  # without these a task's data cannot be looked at

@@ -8,6 +8,7 @@ import contextlib
 import inspect
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -20,6 +21,7 @@ from sparsemm.tasks import lmms_data
 from sparsemm.tasks.lmms_shares import quiet
 
 Config = dict[str, Any]
+_reading = threading.RLock()  # what a function in a YAML file means to lmms-eval holds for the process
 GREEDY = {"do_sample": (False, None), "temperature": (0, None), "num_beams": (1, None)}
 
 
@@ -52,6 +54,11 @@ def read_config(name: str) -> Config:
     Raises:
         ValueError: no such task, a group of tasks, or a task that is a class.
     """
+    with _reading:
+        return _read_config(name)
+
+
+def _read_config(name: str) -> Config:
     near = Path(_library().__file__).parent / name.split("_")[0]
     index = _index(near) if near.is_dir() else _index(None)
     if name not in index.all_tasks:
@@ -169,7 +176,7 @@ class Harness:
         from lmms_eval.api.task import ConfigurableMessagesTask
 
         self.name = name
-        with _told(f"task.task={name}: its documents cannot be loaded"):
+        with _reading, _told(f"task.task={name}: its documents cannot be loaded"):
             self.task = ConfigurableMessagesTask(config={**config, "task": name})
         media = getattr(self.task.config, "process_results_use_image", False)
         self.docs = self.task.eval_docs

@@ -207,6 +207,23 @@ def test_data_comes_from_the_hub_cache(hub):
     assert task.data_id().endswith(COMMIT)
 
 
+def test_a_task_by_name_takes_its_repository_from_the_hub_cache(hub):
+    task = make_task("task=lmms", "task.name=docvqa_val")
+    (need,) = task.needs()
+    assert str(need) == (
+        "data of docvqa_val (lmms-lab-encoder/DocVQA): sparsemm prefetch task=lmms task.name=docvqa_val"
+    )
+    folder = hub("docvqa", "lmms-lab-encoder/DocVQA")
+    (folder / "README.md").write_text(
+        "---\nconfigs:\n- config_name: DocVQA\n  data_files:\n"
+        "  - {split: validation, path: DocVQA/validation-*}\n---\n"
+    )
+    assert not task.needs()
+    task.check()
+    assert (len(task), task.sample(2).images()[0].size) == (3, (208, 144))
+    assert task.data_id().endswith(COMMIT)
+
+
 def test_a_part_that_has_not_arrived_is_missing(hub):
     folder = hub("textvqa", "lmms-lab-encoder/textvqa") / "data"
     (folder / "validation-00000-of-00001.parquet").rename(folder / "validation-00000-of-00002.parquet")
