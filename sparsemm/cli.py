@@ -18,6 +18,7 @@ from sparsemm.config import nearest, register_schemas
 from sparsemm.help import HELP, VERBS
 from sparsemm.results.files import StorageError
 from sparsemm.sweep.errors import CellsFailed, UnusableConfiguration, explain
+from sparsemm.sweep.jobs import quoted
 from sparsemm.sweep.status import program
 
 COMPLETION = ("-sc", "--shell-completion", "--shell_completion")
@@ -57,6 +58,12 @@ def run(arguments: Sequence[str]) -> int:
     if any(argument in ("--help", "-h") for argument in rest):
         print(VERBS[verb] + "\n")
         rest = [argument for argument in rest if argument not in ("--help", "-h")] + ["--help"]
+    if verb == "heads" and rest[:1] == ["compare"]:
+        return _compare(rest[1:])
+    if verb == "heads" and rest[:1] == ["import"]:
+        if len(rest) < 2 or "=" in rest[1]:
+            return _refuse("heads import: name the file. Try: sparsemm heads import FILE model=NAME")
+        rest = [f"import_file={quoted(rest[1])}", *rest[2:]]
     return _call(hydra_arguments(verb, rest))
 
 
@@ -114,6 +121,18 @@ def _explained(error: Exception) -> str:
         loader = GlobalHydra.instance().config_loader()
         defaults = loader.load_configuration("run", [], RunMode.MULTIRUN)
         return explain(error, defaults, loader)
+
+
+def _compare(files: Sequence[str]) -> int:
+    from sparsemm.sweep.search import compare_files
+
+    if len(files) != 2:
+        return _refuse("heads compare: name two files. Try: sparsemm heads compare A.json B.json")
+    try:
+        print(compare_files(*files))
+    except ValueError as error:
+        return _refuse(str(error))
+    return 0
 
 
 def _complete(arguments: Sequence[str]) -> int:

@@ -73,6 +73,7 @@ class RunConf:
     """The root. Sections of type Any are checked against the class that their `_target_` names."""
 
     protocol: Any = MISSING
+    data: Any = MISSING
     model: Any = MISSING
     method: MethodConf = field(default_factory=MethodConf)
     scorer: Any = MISSING
@@ -87,6 +88,9 @@ class RunConf:
     output: str = MISSING
     shards: int = MISSING
     find_heads: bool = MISSING
+    samples: int = MISSING
+    out: str = MISSING
+    import_file: str | None = MISSING
     smoke: bool = MISSING
     job_file: str | None = MISSING
     watch: bool = MISSING

@@ -7,6 +7,7 @@ verbs
   run      run a grid of cells and show its table; run it again to go on where it stopped
   plan     the cells of a grid, how many are done, the jobs and the time they need; starts nothing
   prefetch bring a grid's weights and data to this machine's disk
+  heads    find the visual heads of a model; import and compare head-score files
   status   what is done, running, failed and pending
   report   the table and the figure of a grid
 
@@ -45,13 +46,23 @@ examples
   sparsemm plan method=sparsemm budget=64,128 rho=0.1,0.3,0.5""",
     "prefetch": f"""\
 sparsemm prefetch [key=value ...]: download the weights and the data of a grid into the hub's cache, and
-record the revisions that were found in outputs/prefetched.json. An interrupted download goes on where it was.
+record the revisions that were found in outputs/prefetched.json. Files that have arrived are not loaded again.
 Run it where there is internet, such as a login node; runs read the same disk and need no network.
 {_GRID}
 
 examples
   sparsemm prefetch +experiment=table3_main
   sparsemm prefetch model=qwen2_vl_7b task=textvqa""",
+    "heads": """\
+sparsemm heads [key=value ...]: let a model read images aloud, and score every query head by how often it
+looks at what is being read (arXiv:2506.05344). Writes outputs/heads/<model>.json, which method=sparsemm uses;
+a search that was stopped goes on. data=synthdog is the paper's; synthetic pages need no download.
+
+examples
+  sparsemm heads model=tiny samples=20
+  sparsemm heads model=qwen2_vl_7b data=synthdog samples=1000
+  sparsemm heads import visual_heads.json model=llava_next_vicuna_7b    a file of the paper's code
+  sparsemm heads compare outputs/heads/a.json outputs/heads/b.json""",
     "status": f"""\
 sparsemm status [key=value ...]: what is done, running, failed and pending; without a grid, of the last sweep.
 {_GRID}

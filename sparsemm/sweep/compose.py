@@ -189,7 +189,7 @@ class _Base:
         return None
 
     def _untouched(self, dotted: str, patch: dict[str, Any]) -> bool:
-        """Whether a text such as `${output}/heads.json` refers to plain values only, and to none of `patch`."""
+        """Whether a text such as `${output}/a.json` refers to plain values only, and to none of `patch`."""
         text = str(_get(self.raw, self.leaves[dotted]))
         names = REFERENCE.findall(text)
         known = all(name in self.leaves and name not in self.referring for name in names)

@@ -19,8 +19,18 @@ from sparsemm.sweep.compose import plain_settings
 from sparsemm.sweep.digests import canonical, digest
 from sparsemm.sweep.errors import CellsFailed, UnusableConfiguration
 from sparsemm.sweep.prerequisites import require
+from sparsemm.sweep.search import Search
 
-NOT_A_GRID = ("output", "watch", "shards", "find_heads")  # keys that choose no cells
+NOT_A_GRID = (
+    "output",
+    "watch",
+    "shards",
+    "find_heads",
+    "data",
+    "samples",
+    "out",
+    "import_file",
+)  # keys that choose no cells
 JOB_FIELDS = ("fingerprint", "settings", "identity", "group", "label")  # of a cell, in a job file
 
 
@@ -94,6 +104,13 @@ def write_job(
     return path
 
 
+def write_search(store: Store, sweep: str, number: int, search: Search, git: dict[str, Any]) -> Path:
+    """Write the job file of one head search."""
+    path = store.sweeps / sweep / "jobs" / f"search-{number}.json"
+    _create(path, {"sweep": sweep, "job": f"search-{number}", "search": asdict(search), "git": git})
+    return path
+
+
 def last_sweep(store: Store) -> SweepRecord | None:
     """The sweep that was started last."""
     found = (SweepRecord.of(read_json(path)) for path in store.sweeps.glob("*/sweep.json"))
@@ -123,7 +140,12 @@ def run_composed(config: DictConfig) -> int:
     from sparsemm.sweep.worker import run_job
 
     if config.job_file is not None:
-        return run_job(Path(config.job_file))
+        path = Path(config.job_file)
+        job = read_json(path) or {}
+        if "search" not in job:
+            return run_job(path)
+        Search(**job["search"]).run(job["git"])
+        return 0
     try:
         cell = CellMaker().cell(plain_settings(config))
     except ValueError as error:
@@ -175,6 +197,12 @@ def report_name(experiment: str | None, overrides: Sequence[str], own_grid: Mapp
     others = sorted(text for text in asked.values() if is_grid(text) and text not in known)
     name = (experiment or "sweep").replace("/", "-")
     return f"{name}-{digest(others)[:6]}" if others else name
+
+
+def quoted(text: str) -> str:
+    """A value of Hydra's override grammar that stands for exactly this text."""
+    escaped = text.replace("\\'", "\\\\'").replace("'", "\\'")
+    return f"'{escaped}'"
 
 
 def sweep_id(name: str, suffix: str) -> str:

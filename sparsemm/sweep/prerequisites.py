@@ -16,9 +16,13 @@ def needs_of(cells: Iterable[Cell]) -> list[Need]:
     return sorted(set(chain.from_iterable(cell.needs for cell in cells)))
 
 
-def require(cells: Sequence[Cell]) -> None:
-    """Raise UnusableConfiguration where anything is missing."""
-    needs = needs_of(cells)
+def require(cells: Sequence[Cell], but: str | None = None) -> None:
+    """Raise UnusableConfiguration where anything is missing, but what is of this kind."""
+    refuse([need for need in needs_of(cells) if need.kind != but])
+
+
+def refuse(needs: Sequence[Need]) -> None:
+    """Raise UnusableConfiguration with what is missing, if anything is."""
     if len(needs) == 1:
         raise UnusableConfiguration(f"Nothing was started: {needs[0]}")
     if needs:

@@ -20,7 +20,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
 from sparsemm.results.store import Store
-from sparsemm.sweep import plan, prerequisites, status
+from sparsemm.sweep import plan, prerequisites, search, status
 from sparsemm.sweep.cells import Cell
 from sparsemm.sweep.compose import Composer
 from sparsemm.sweep.errors import CellsFailed, UnusableConfiguration
@@ -32,9 +32,11 @@ from sparsemm.sweep.jobs import (
     is_grid,
     labels_of,
     last_sweep,
+    quoted,
     report_name,
     sweep_id,
     write_jobs,
+    write_search,
 )
 from sparsemm.sweep.status import Labels
 
@@ -63,7 +65,7 @@ class Sweep:
         self.store = Store(Path(self.config.output))
 
     def act(self, action: str) -> list[Any]:
-        """Carry out run, plan, prefetch, status or report.
+        """Carry out run, plan, prefetch, heads, status or report.
 
         Raises:
             UnusableConfiguration: nothing was started.
@@ -73,6 +75,7 @@ class Sweep:
             "run": self.run,
             "plan": self.plan,
             "prefetch": self.prefetch,
+            "heads": self.heads,
             "status": self.status,
             "report": self.report,
         }
@@ -91,7 +94,10 @@ class Sweep:
     @cached_property
     def grid(self) -> Grid:
         """Every cell, checked."""
-        return make_grid(Composer(self.context.config_loader, self.config, self.fast), self.arguments)
+        return make_grid(self._composer(), self.arguments)
+
+    def _composer(self) -> Composer:
+        return Composer(self.context.config_loader, self.config, self.fast)
 
     def plan(self) -> None:
         """Print the cells, the jobs and the time that they need."""
@@ -108,6 +114,29 @@ class Sweep:
     def prefetch(self) -> None:
         """Bring the weights and the data of the grid to this machine's disk."""
         prerequisites.prefetch(self.grid.cells, self.store.root)
+
+    def heads(self) -> None:
+        """Search the visual heads of the models, or import or compare head-score files."""
+        points = search.points(self._composer(), self.arguments)
+        if self.config.import_file is not None:
+            print(search.import_file(str(self.config.import_file), points[0]))
+            return
+        self._search([search.make_search(point) for point in points])
+
+    def _search(self, searches: Sequence[search.Search]) -> None:
+        """Run head searches as jobs, and wait for them.
+
+        Raises:
+            UnusableConfiguration: something else is missing; nothing was started.
+            CellsFailed: a search stopped.
+        """
+        prerequisites.refuse(search.needs_of_searches(searches))
+        sweep, git = sweep_id("heads", secrets.token_hex(2)), git_state()
+        files = [write_search(self.store, sweep, number, one, git) for number, one in enumerate(searches)]
+        returns = self._launch_files(files, str(self.store.sweeps / sweep))
+        stopped = sum(not _returned(number, one) for number, one in enumerate(returns))
+        if stopped:
+            raise CellsFailed("a head search stopped. Run the same command again: it goes on where it was.")
 
     def status(self) -> None:
         """Print the state of the grid, or of the last sweep where no grid is given."""
@@ -128,6 +157,13 @@ class Sweep:
         left = [cell for cell in cells if cell.fingerprint not in done]
         jobs = group_into_jobs(left)
         print(plan.headline(len(cells), len(done), len(jobs) * self.shards, points), flush=True)
+        if self.config.find_heads and (
+            searches := search.searches_for(left, search.points(self._composer(), self.arguments)[0])
+        ):
+            prerequisites.require(left, but="heads")
+            self._search(searches)
+            self.__dict__.pop("grid")  # the cells get other fingerprints with the scores that are there now
+            return self.run()
         prerequisites.require(left)
         returns = self._launch(jobs)
         self._conclude(returns)
@@ -145,9 +181,9 @@ class Sweep:
             created=time.time(),
         )
         files = write_jobs(self.store, record, jobs, self.shards)
-        if not files:
-            return []
-        folder = str(self.store.sweeps / record.id)
+        return self._launch_files(files, str(self.store.sweeps / record.id)) if files else []
+
+    def _launch_files(self, files: Sequence[Path], folder: str) -> list[Any]:
         with open_dict(self.config):
             self.config.hydra.sweep.dir = folder
         launcher = Plugins.instance().instantiate_launcher(
@@ -238,12 +274,6 @@ def experiment_claim(name: str) -> Any:
     """CLAIM of sparsemm.experiments.<name>: how the experiment's table is made; None where there is none."""
     module = f"sparsemm.experiments.{name}"
     return import_module(module).CLAIM if name.isidentifier() and find_spec(module) else None
-
-
-def quoted(text: str) -> str:
-    """A value of Hydra's override grammar that stands for exactly this text."""
-    escaped = text.replace("\\'", "\\\\'").replace("'", "\\'")
-    return f"'{escaped}'"
 
 
 def _returned(number: int, returned: Any) -> bool:

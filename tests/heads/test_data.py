@@ -18,7 +18,7 @@ from sparsemm.heads.data.folder import Folder
 from sparsemm.heads.data.synthdog import SynthDog
 from sparsemm.heads.data.synthetic import Synthetic
 
-CONF = Path(sparsemm.conf.__path__[0]) / "heads"
+CONF = Path(sparsemm.conf.__path__[0]) / "data"
 ASKED = {"question": "Read.", "max_new_tokens": 9}
 PICTURE = Image.linear_gradient("L").resize((40, 30))
 
@@ -33,7 +33,7 @@ def png() -> dict:
 def test_every_source_of_conf_builds(name, tmp_path):
     node = yaml.safe_load((CONF / f"{name}.yaml").read_text())
     node = {**node, **({"data": str(tmp_path)} if node.get("data") == "???" else {})}
-    check_target("heads", node)
+    check_target("data", node)
     assert node["_target_"].startswith(f"sparsemm.heads.data.{name}.")
     assert build(node).question == node["question"]
 

@@ -162,9 +162,9 @@ def test_a_grey_image_is_known_in_colour_too():
 
 
 def test_the_shipped_scores_are_found_again(adapters, models):
-    """From three of its 60 pages, asked as conf/heads/synthetic.yaml asks."""
+    """From three of its 60 pages, asked as conf/data/synthetic.yaml asks."""
     shipped = read_head_file("pkg://sparsemm.data/tiny/heads.json")
-    conf = Path(sparsemm.conf.__path__[0]) / "heads" / "synthetic.yaml"
+    conf = Path(sparsemm.conf.__path__[0]) / "data" / "synthetic.yaml"
     source = build(yaml.safe_load(conf.read_text()))
     scored = [score_sample(models("tiny"), source.sample(index), source) for index in range(3)]
     assert shipped["model"] == adapters("tiny").content_id() and shipped["data"] == source.data_id()

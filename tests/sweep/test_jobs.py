@@ -10,11 +10,11 @@ from sparsemm.sweep.jobs import (
     SweepRecord,
     group_into_jobs,
     last_sweep,
+    quoted,
     report_name,
     write_job,
     write_jobs,
 )
-from sparsemm.sweep.sweeper import quoted
 
 
 def _record(name: str, created: float) -> SweepRecord:
