@@ -1,9 +1,14 @@
 """A small random model of the tiny model's architecture, for tests that need a real model but no skill."""
 
+import os
 from pathlib import Path
 
 import pytest
 import torch
+
+if not torch.cuda.is_available():  # kernels run in Triton's interpreter; it is asked for before the import
+    os.environ["TRITON_INTERPRET"] = "1"
+
 from transformers import Qwen2VLForConditionalGeneration
 
 from sparsemm.models.qwen2_vl import LoadedQwen2VL, Qwen2VL
