@@ -1,6 +1,7 @@
 """The command line: verbs, each of which is one Hydra application with other arguments."""
 
 import os
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -24,6 +25,8 @@ from sparsemm.sweep.status import program
 COMPLETION = ("-sc", "--shell-completion", "--shell_completion")
 ONCE = ("--cfg", "-c", "--info", "-i", "--help", "-h", "--hydra-help", "--run", "-r", *COMPLETION)  # no sweep
 MULTIRUN = ("--multirun", "-m")
+SECTION_KEY = re.compile(r"(model|method|scorer|allocator|mask|task|data)\.[\w.]+")
+PROTECTED = re.compile(r"[,()]")  # sweeps, functions, and lists of several values go as they are
 FULL_ERROR = "HYDRA_FULL_ERROR"  # Hydra's switch: raise errors instead of printing them and exiting
 
 
@@ -73,7 +76,15 @@ def hydra_arguments(verb: str, rest: Sequence[str]) -> list[str]:
     if any(argument.split("=")[0] in ONCE for argument in rest):
         return [argument for argument in rest if argument not in MULTIRUN]
     action = [] if verb == "run" else [f"hydra.sweeper.action={verb}"]
-    return ["--multirun", *action, *(argument for argument in rest if argument not in MULTIRUN)]
+    return ["--multirun", *action, *(one_choice(argument) for argument in rest if argument not in MULTIRUN)]
+
+
+def one_choice(override: str) -> str:
+    """`mask.share=0.2` as a sweep of one value: the points must have the key, not the default mask."""
+    key, equals, value = override.partition("=")
+    if not equals or not SECTION_KEY.fullmatch(key) or PROTECTED.search(value) or not value:
+        return override
+    return f"{key}=choice({value})"
 
 
 def register() -> None:

@@ -227,7 +227,7 @@ def test_every_verb_explains_itself_and_lists_what_can_be_chosen(cli, verb):
     done = cli(verb, "--help")
     assert done.code == 0
     assert done.out.startswith(VERBS[verb])
-    assert "adakv, full, pyramidkv, random, snapkv, sparsemm, window" in done.out
+    assert "adakv, full, headkv, permuted, pyramidkv, random, snapkv, sparsemm, streamingllm, window" in done.out
 
 
 def test_the_configuration_can_be_looked_at(cli):
@@ -247,7 +247,7 @@ def test_status_without_a_sweep_says_how_to_start_one(cli):
     ("line", "words"),
     [
         ("sparsemm st", "status"),
-        ("sparsemm run method=s", "method=snapkv method=sparsemm"),
+        ("sparsemm run method=s", "method=snapkv method=sparsemm method=streamingllm"),
         ("sparsemm plan allocator=u", "allocator=uniform"),
     ],
 )

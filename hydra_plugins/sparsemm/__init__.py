@@ -1,5 +1,6 @@
 """The project's Hydra plugins. Every Hydra application in an environment imports this file: keep it light."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +9,8 @@ from hydra.core.config_store import ConfigStore
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
+
+ONE_CHOICE = re.compile(r"([\w.]+)=choice\(([^,()]*)\)")  # what sparsemm.cli.one_choice writes
 
 
 @dataclass
@@ -35,7 +38,8 @@ class SparseMMSweeper(Sweeper):
         from sparsemm.sweep.sweeper import Sweep
 
         grid = [f"{key}={value}" for key, value in self.params.items()]
-        sweep = Sweep(self.config, self.hydra_context, self.task_function, [*grid, *arguments], self.fast)
+        plain = [ONE_CHOICE.sub(r"\1=\2", argument) for argument in arguments]
+        sweep = Sweep(self.config, self.hydra_context, self.task_function, [*grid, *plain], self.fast)
         return sweep.act(self.action)
 
 

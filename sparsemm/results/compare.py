@@ -100,7 +100,7 @@ def notes(table: Table) -> list[str]:
     if not comparable(table):
         said = [f"paper: {source}. {_why_not(table)}; not comparable, so no difference is computed."]
     entries = list(table.entries.values())
-    if comparable(table) and any(not entry.full for entry in entries):
+    if comparable(table) and any(not entry.whole for entry in entries):
         said.append(
             "CAUTION: not every document of the benchmark was asked: differences also show which were."
         )

@@ -36,8 +36,8 @@ class Entry:
     kept_share: float | None
     kept_bytes: float | None
     devices: frozenset[str]
-    full: bool = False  # every document of the benchmark's own split was asked
-    protocols: frozenset[str] = frozenset()  # as far as the results name them
+    whole: bool = False  # every document of the benchmark's own split was asked
+    published: bool = False  # model and task were set up as conf/protocol/paper.yaml has them
     best: bool = False
     p: float | None = None  # against the best of the column, Holm-adjusted
 
@@ -104,8 +104,8 @@ def make_entry(results: Sequence[Result]) -> Entry:
         kept_share=_mean(results, "kept_share"),
         kept_bytes=_mean(results, "kept_bytes"),
         devices=frozenset(str(result["provenance"]["device"]) for result in results),
-        full=all(result.get("full") is True for result in results),
-        protocols=frozenset(str(result.get("protocol")) for result in results),
+        whole=all(result.get("whole") is True for result in results),
+        published=all(result.get("published") is True for result in results),
     )
 
 

@@ -20,7 +20,6 @@ from sparsemm.results.statements import Numbers, Pair, Place, Statement
 from sparsemm.results.tables import Claim, Table
 
 SUPPORTED, NOT_SUPPORTED, NOT_TESTED = "supported", "not supported", "not tested"
-PROTOCOL = "paper"
 SHOWN = 4  # items of a long list
 
 
@@ -130,10 +129,10 @@ def _numbers(
 def _unfit(entries: Iterable[Entry]) -> str:
     """Why no verdict may rest on these entries; empty: it may."""
     found = list(entries)
-    if any(not entry.full for entry in found):
+    if any(not entry.whole for entry in found):
         return f"not the whole benchmark (n = {min(entry.samples for entry in found)})"
-    if any(entry.protocols != {PROTOCOL} for entry in found):
-        return f"not run under protocol {PROTOCOL}"
+    if any(not entry.published for entry in found):
+        return "model or task not set up as published (protocol=paper, no other setting)"
     if any(entry.failed or entry.score is None for entry in found):
         return "samples failed"
     if len({entry.documents_sha for entry in found}) > 1 or found[0].documents_sha is None:

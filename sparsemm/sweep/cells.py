@@ -40,6 +40,7 @@ class Cell:
     identity: dict[str, Any]  # what can change the result, and nothing else
     group: str  # cells of one group share a prefill and a job
     label: dict[str, Any]  # flat, for tables; None where the method does not use it
+    published: bool = False  # model and task are set up as the paper's (sparsemm.sweep.published)
     needs: tuple[Need, ...] = ()  # what must be brought before it can run; its fingerprint changes then
 
 

@@ -31,7 +31,14 @@ NOT_A_GRID = (
     "out",
     "import_file",
 )  # keys that choose no cells
-JOB_FIELDS = ("fingerprint", "settings", "identity", "group", "label")  # of a cell, in a job file
+JOB_FIELDS = (
+    "fingerprint",
+    "settings",
+    "identity",
+    "group",
+    "label",
+    "published",
+)  # of a cell, in a job file
 
 
 @dataclass(frozen=True)

@@ -24,12 +24,12 @@ def describe(store: Store, cells: Sequence[Cell], points: int, shards: int = 1) 
         seconds = _estimate(job, measured)
         total = None if total is None or seconds is None else total + seconds
         model, task = job[0].label["model"], job[0].label["task"]
+        mask = f", {job[0].label['mask']}" if "mask" in job[0].label else ""
         first = number * shards
         name = f"job {first}" if shards == 1 else f"jobs {first}-{first + shards - 1}"
         each = None if seconds is None else seconds / shards
-        lines.append(
-            f"  {name}: {model} {task}, {count(len(job), 'cell')}, {duration(each)}{' each' * (shards > 1)}"
-        )
+        time = duration(each) + " each" * (shards > 1)
+        lines.append(f"  {name}: {model} {task}{mask}, {count(len(job), 'cell')}, {time}")
     if jobs:
         lines.append(f"time, one job after the other: {duration(total)}")
     if needs := prerequisites.needs_of(chain.from_iterable(jobs)):
@@ -81,4 +81,5 @@ def count(number: int, noun: str) -> str:
 
 def _names(label: dict[str, Any]) -> tuple[str, str]:
     """Model and task, without what tells cells of one sweep apart."""
-    return label["model"].split()[0], label["task"].split()[0]
+    model, *extra = label["model"].split()
+    return " ".join([model, *(["smoke"] if "smoke" in extra else [])]), label["task"].split()[0]

@@ -71,6 +71,7 @@ def cell_result(
         **{key: entry[key] for key in ("label", "identity")},
         "metric": task.metric,
         **(summary if score is None else {**summary, "score": score}),
+        "published": entry["published"],
         "whole": task.whole and summary["failed"] == 0,
         "kept_share": kept / full,
         "full_entries": full / len(good),

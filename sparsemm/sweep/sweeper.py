@@ -38,6 +38,7 @@ from sparsemm.sweep.jobs import (
     write_jobs,
     write_search,
 )
+from sparsemm.sweep.published import mark_published
 from sparsemm.sweep.status import Labels
 
 
@@ -165,7 +166,7 @@ class Sweep:
             self.__dict__.pop("grid")  # the cells get other fingerprints with the scores that are there now
             return self.run()
         prerequisites.require(left)
-        returns = self._launch(jobs)
+        returns = self._launch(group_into_jobs(mark_published(self._composer(), left)))
         self._conclude(returns)
         return returns
 

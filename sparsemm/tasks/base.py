@@ -11,6 +11,7 @@ from sparsemm.needs import Need
 
 # repository, revision, patterns of the files that are enough (None: all)
 Dataset = tuple[str, str | None, tuple[str, ...] | None]
+Total = tuple[float | None, Sequence[float | None]]  # a benchmark's score, and every record's share
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ class Task(ABC):
     def score(self, sample: Sample, answer: str) -> float | None:
         """Score of one answer; None where only all answers together have one (see `total`)."""
 
-    def total(self, records: Sequence[Mapping[str, Any]]) -> tuple[float | None, Sequence[float | None]]:
+    def total(self, records: Sequence[Mapping[str, Any]]) -> Total:
         """The benchmark's score of a finished cell, and each record's share in it.
 
         Args:

@@ -5,6 +5,7 @@ Planning reads files and settings only; lmms-eval is imported when the first que
 
 import math
 import shutil
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +16,7 @@ from typing import Any, Literal
 
 from sparsemm.needs import Need
 from sparsemm.tasks import lmms_data
-from sparsemm.tasks.base import Dataset, Sample, Task
+from sparsemm.tasks.base import Dataset, Sample, Task, Total
 from sparsemm.tasks.lmms_harness import (
     Config,
     Harness,
@@ -182,8 +183,18 @@ class LmmsTask(Task):
             return None
         return self._number(self._harness.values(_place(sample.id), answer).get(self._metric))
 
-    def total(self, records: Sequence[Mapping[str, Any]]) -> tuple[float | None, Sequence[float | None]]:
-        """lmms-eval's own score of all answers; what a sample has no share in has None."""
+    def total(self, records: Sequence[Mapping[str, Any]]) -> Total:
+        """lmms-eval's own score of all answers; what a sample has no share in has None.
+
+        Cells with the same answers, as those whose budget is above every prompt, are scored once.
+        """
+        answers = tuple((record["sample"], record["answer"], record["error"] is None) for record in records)
+        with self._scoring:
+            if answers not in self._known:
+                self._known[answers] = self._total(records)
+            return self._known[answers]
+
+    def _total(self, records: Sequence[Mapping[str, Any]]) -> Total:
         good = [place for place, record in enumerate(records) if record["error"] is None]
         values = {
             place: self._harness.values(_place(records[place]["sample"]), records[place]["answer"])
@@ -240,6 +251,15 @@ class LmmsTask(Task):
             lmms_data.matching(here[0], self.files or ("**/*.parquet",)),
             lmms_data.matching(here[0], self.image_files or ()),
         )
+
+    @cached_property
+    def _known(self) -> dict[Any, Total]:
+        """Scores by answers."""
+        return {}
+
+    @cached_property
+    def _scoring(self) -> threading.Lock:
+        return threading.Lock()
 
     @cached_property
     def _documents(self) -> list[Any]:

@@ -2,19 +2,35 @@
 
 import contextlib
 import io
+import os
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 CIRCLE = 1_000_000  # MMBench adds it to a question's index for every rotation of its options
+_SHOWN = 2000  # bytes of what a program said before it failed
 _printing = threading.Lock()
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """What a benchmark prints while it scores is held back; one at a time, as it holds for the process."""
-    with _printing, contextlib.redirect_stdout(io.StringIO()):
-        yield
+    """What a benchmark and its programs print is held back; one at a time, as it holds for the process.
+
+    Programs' messages are shown where they fail.
+    """
+    with _printing, contextlib.redirect_stdout(io.StringIO()), tempfile.TemporaryFile() as said:
+        errors = os.dup(2)
+        os.dup2(said.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            said.seek(0)
+            os.write(errors, said.read()[-_SHOWN:])
+            raise
+        finally:
+            os.dup2(errors, 2)
+            os.close(errors)
 
 
 def cider(values: Sequence[Mapping[str, Any]]) -> list[float]:

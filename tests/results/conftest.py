@@ -119,8 +119,8 @@ def paper_result(
         "kept_share": kept / 2400,
         "entries_per_head": kept,
         "provenance": {"device": "cpu", "dtype": "float32"},
-        "full": True,
-        "protocol": "paper",
+        "whole": True,
+        "published": True,
         **changes,
     }
 

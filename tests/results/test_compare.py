@@ -115,7 +115,7 @@ def test_models_that_the_paper_did_not_run_have_no_lines_below(cell: Maker) -> N
 
 def test_part_of_a_benchmark_and_another_rounding_are_said(cell: Maker) -> None:
     whole = only([cell(QWEN, "ocrbench", "snapkv", 64, 0.6)])
-    part = only([cell(QWEN, "ocrbench", "snapkv", 64, 0.6, full=False)])
+    part = only([cell(QWEN, "ocrbench", "snapkv", 64, 0.6, whole=False)])
     exact = only([cell(QWEN, "ocrbench", "snapkv", 64, 0.6, rounding="exact")])
     found = [
         [n for n in notes(t) if "not every document" in n or "another rounding" in n]

@@ -97,8 +97,8 @@ def test_a_lead_widens_or_not(cell: Maker) -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"full": False}, "not the whole benchmark (n = 400)"),
-        ({"protocol": "lmms_eval"}, "not run under protocol paper"),
+        ({"whole": False}, "not the whole benchmark (n = 400)"),
+        ({"published": False}, "model or task not set up as published (protocol=paper, no other setting)"),
         ({"failed": 1, "failures": ["d1: no image"]}, "samples failed"),
         ({"rounding": "exact"}, "other settings than rounding paper and the paper's rho and window"),
         ({"window": 16}, "other settings than rounding paper and the paper's rho and window"),
@@ -120,7 +120,7 @@ def test_other_conditions_than_the_papers_are_no_test(
         assert (found.verdict, found.reasons) == ("not tested", (f"all 1 case: {reason}",))
 
 
-@pytest.mark.parametrize("key", ["full", "protocol"])
+@pytest.mark.parametrize("key", ["whole", "published"])
 def test_a_result_that_does_not_say_under_what_conditions_it_ran_is_no_test(cell: Maker, key: str) -> None:
     results = cells(cell, GOOD)
     for result in results:

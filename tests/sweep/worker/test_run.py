@@ -15,8 +15,8 @@ RECORD = {
 }  # fmt: skip
 RESULT = {
     "format", "fingerprint", "label", "identity", "metric", "score", "low", "high", "samples", "failed",
-    "failures", "whole", "documents", "kept_entries", "kept_share", "full_entries", "entries_per_head",
-    "kept_bytes", "group", "provenance",
+    "failures", "whole", "published", "documents", "kept_entries", "kept_share", "full_entries",
+    "entries_per_head", "kept_bytes", "group", "provenance",
 }  # fmt: skip
 GROUP = {"wall_s", "peak_memory_bytes", "rows", "cells", "samples_timed"}
 PROVENANCE = {
