@@ -158,8 +158,11 @@ def combine_chunks(
 def blocks(group: int, dim: int, dtype: torch.dtype) -> dict[str, int]:
     """Tile sizes: at least 16 query heads for the tensor cores, or one without them."""
     block_d = max(16, triton.next_power_of_2(dim))
-    block_t = 64 if block_d * dtype.itemsize <= 256 else 32 if block_d * dtype.itemsize <= 512 else 16
     block_g = 1 if group == 1 else max(16, triton.next_power_of_2(group))
+    row_bytes = block_d * dtype.itemsize
+    block_t = 64 if row_bytes <= 256 else 32 if row_bytes <= 512 else 16
+    if block_g > 1 and dtype == torch.float32:
+        block_t = 16  # without tensor cores, 32 spill registers on sm_90
     return {"BLOCK_G": block_g, "BLOCK_D": block_d, "BLOCK_T": block_t}
 
 
