@@ -1,5 +1,7 @@
 """Matrix products that Triton's interpreter can do too."""
 
+# mypy: allow-untyped-defs, allow-untyped-decorators
+
 import triton
 import triton.language as tl
 
