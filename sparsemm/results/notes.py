@@ -38,7 +38,9 @@ def kept_rows(table: Table) -> list[tuple[str, list[str]]]:
     rows = []
     for key, (title, show) in KEPT.items():
         by_column = [_kept(table, column, key) for column in table.columns]
-        rows += _kept_by(table, title, show, by_column)
+        alike = all(equal(column.values()) for column in by_column)
+        if key == "entries_per_head" or alike or not table.paper:  # else the entries say it
+            rows += _kept_by(table, title, show, by_column)
     if table.beside:
         title, show = KEPT["entries_per_head"]
         by_column = [

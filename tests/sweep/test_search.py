@@ -1,0 +1,66 @@
+"""The head search from the command line: on its own, and in front of the cells that lack a file."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+SMALL = ["model=tiny", "samples=2", "data.max_new_tokens=40"]
+
+
+@pytest.fixture
+def sparsemm(tmp_path):
+    def call(*arguments):
+        command = [sys.executable, "-m", "sparsemm.cli", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+
+    return call
+
+
+def test_cells_without_head_scores_get_them_before_they_run(sparsemm, tmp_path):
+    file = tmp_path / "found.json"
+    grid = [*SMALL, f"model.head_scores={file}", "method=snapkv,sparsemm", "budget=8", "method.window=4"]
+    grid += ["task.limit=2"]
+    refused = sparsemm("run", *grid)
+    assert refused.returncode == 2
+    assert f"head scores of tiny ({file}): run with find_heads=true" in refused.stderr
+    done = sparsemm("run", *grid, "find_heads=true")
+    assert done.returncode == 0, done.stderr
+    scores = json.loads(file.read_text())["scores"]
+    assert [len(scores), len(scores[0])] == [6, 8]
+    assert "SparseMM" in done.stdout
+    again = sparsemm("run", *grid, "find_heads=true")
+    assert "2 cells, all finished" in again.stdout
+
+
+def test_a_head_file_is_searched_compared_and_refused_for_another_model(sparsemm, tmp_path):
+    done = sparsemm("heads", *SMALL, "out=a.json")
+    assert done.returncode == 0, done.stderr
+    compared = sparsemm("heads", "compare", "a.json", "a.json")
+    assert "rank correlation 1.000" in compared.stdout
+    official = {f"{layer}-{head}": [0.1] for layer in range(32) for head in range(32)}
+    (tmp_path / "official.json").write_text(json.dumps(official))
+    refused = sparsemm("heads", "import", "official.json", "model=tiny")
+    assert refused.returncode == 2
+    assert "[32, 32] (layers, query heads), but model=tiny has [6, 8]" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["heads", "samples=0"], "samples=0: must be at least 1. The paper uses 1000."),
+        (["heads", "data=synthdg"], "data=synthdg: there is no such data. Did you mean synthdog?"),
+        (["heads", "data=synthdog"], "sparsemm"),
+        (["heads", "smoke=true"], "smoke=true: a random model reads nothing. Leave smoke out."),
+        (["heads", "import"], "heads import: name the file."),
+        (["heads", "compare", "a.json"], "heads compare: name two files."),
+        (["heads", "compare", "a.json", "b.json"], "model.head_scores=a.json: no such file."),
+    ],
+)
+def test_what_no_search_could_use_is_refused(sparsemm, arguments, words, monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    done = sparsemm(*arguments)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,72 @@
+"""The paper's main table from one command, on small random models and local data; every path is real."""
+
+import csv
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("lmms_eval", reason='needs pip install "sparsemm[eval]" and lmms-eval (see README)')
+needs_java = pytest.mark.skipif(not shutil.which("java"), reason="CIDEr needs Java")
+
+
+@pytest.fixture(scope="module")
+def sparsemm(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("smoke")
+
+    def call(*arguments):
+        command = [sys.executable, "-m", "sparsemm.cli", *arguments, f"output={folder / 'out'}"]
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "hub")}
+        return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def table3(sparsemm):
+    done = sparsemm("run", "+experiment=table3_main", "+smoke=true")
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@needs_java
+def test_the_main_table_has_465_cells_beside_the_papers_numbers(table3):
+    assert table3.startswith(
+        "465 cells (540 combinations; the others are the same cells), 0 finished, 465 to run"
+    )
+    assert "in 15 jobs" in table3.splitlines()[0]
+    file = Path(re.search(r"^(.*/table\.csv)$", table3, re.MULTILINE)[1])
+    with file.open() as stream:
+        places = list(csv.DictReader(stream))
+    assert len(places) == 465
+    assert all(place["score"] for place in places)
+    assert {place["model"] for place in places} == {
+        f"{name} smoke" for name in ("llava_next_vicuna_7b", "llava_next_mistral_7b", "qwen2_vl_7b")
+    }
+    paper = [place for place in places if place["paper"]]
+    assert len(paper) > 380, "the paper's column is there; most of DocVQA is not legible in our copy"
+    assert not any(place["difference"] for place in places), "random models are not compared with the paper"
+
+
+@needs_java
+def test_small_random_models_support_and_refute_nothing(table3):
+    verdicts = re.findall(r"^  (supported|not supported|not tested):", table3, re.MULTILINE)
+    assert verdicts == ["not tested"] * 4
+
+
+@needs_java
+def test_a_second_run_finds_everything_finished(table3, sparsemm):
+    done = sparsemm("run", "+experiment=figure4_curves", "+smoke=true")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "465 cells (540 combinations; the others are the same cells), all finished" in done.stdout
+
+
+@pytest.mark.parametrize("experiment", ["table1_rho", "table2_components", "table4_general"])
+def test_the_other_tables_run_too(sparsemm, experiment):
+    done = sparsemm("run", f"+experiment={experiment}", "+smoke=true")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "paper" in done.stdout
