@@ -137,10 +137,12 @@ def _explained(error: Exception) -> str:
 def _compare(files: Sequence[str]) -> int:
     from sparsemm.sweep.search import compare_files
 
-    if len(files) != 2:
+    named = [file for file in files if not file.startswith("out=")]
+    pictures = [file.removeprefix("out=") for file in files if file.startswith("out=")]
+    if len(named) < 2:
         return _refuse("heads compare: name two files. Try: sparsemm heads compare A.json B.json")
     try:
-        print(compare_files(*files))
+        print(compare_files(named, pictures[-1] if pictures else "outputs/heads/compare.png"))
     except ValueError as error:
         return _refuse(str(error))
     return 0

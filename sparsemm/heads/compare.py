@@ -35,12 +35,17 @@ def compare(one: Tensor, other: Tensor, share: float = 0.05) -> Comparison:
             "two models. Give files of one."
         )
     ranks = torch.stack([_ranks(one.flatten()), _ranks(other.flatten())])
-    count = max(1, round(share * one.numel()))
+    count = count_of(one, share)
     best = [
         set(torch.sort(each.flatten(), descending=True, stable=True).indices[:count].tolist())
         for each in (one, other)
     ]
     return Comparison(float(torch.corrcoef(ranks)[0, 1]), len(best[0] & best[1]) / count, count)
+
+
+def count_of(scores: Tensor, share: float) -> int:
+    """How many heads a share of all is; at least one."""
+    return max(1, round(share * scores.numel()))
 
 
 def cumulative(scores: Tensor) -> Tensor:
@@ -54,7 +59,7 @@ def describe(scores: Tensor) -> str:
     curve = cumulative(scores)
     parts = []
     for share in SHARES:
-        count = max(1, round(share * len(curve)))
+        count = count_of(scores, share)
         parts.append(f"best {share:.0%} ({count}): {float(curve[count - 1]):.0%}")
     return f"{len(curve)} heads; of the whole score carry the " + ", ".join(parts)
 

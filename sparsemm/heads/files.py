@@ -1,14 +1,13 @@
 """Head-score files: how much every query head looks at the visual evidence of what the model says.
 
-One JSON object: format, scores [L][Hq], model (content id), name, data, samples, counts, images (hashes),
-git.
+One JSON object: format, scores [L][Hq], halves (the scores of every other sample, and of the others), model
+(content id), name, data, samples, counts, ids and images (hashes) of the samples, git.
 """
 
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from sparsemm.paths import resolve
 
 FORMAT = 1
 HOW = "Find them with `sparsemm heads model=... out=heads.json`"
-COUNTS = ("tokens", "matched", "hits", "repeated", "ambiguous", "unknown", "outside", "regions", "cut")
 
 
 def read_head_file(path: str | None) -> dict[str, Any]:
@@ -46,7 +44,7 @@ def read_head_file(path: str | None) -> dict[str, Any]:
     if isinstance(content, dict) and "scores" not in content and _official(content):
         raise ValueError(
             f"model.head_scores={path}: a file of the paper's code, by layer and head. "
-            f"Convert it: sparsemm heads import={path} model=... out=heads.json"
+            f"Convert it: sparsemm heads import {path} model=... out=heads.json"
         )
     if not isinstance(content, dict) or "scores" not in content or content.get("format") != FORMAT:
         raise ValueError(
@@ -66,115 +64,25 @@ def load_head_scores(path: str | None) -> Tensor:
         ) from None
 
 
-@dataclass(frozen=True)
-class Found:
-    """What one sample gave.
-
-    Args:
-        index: its place in the data.
-        id: its name there.
-        image: hash of its pixels.
-        counts: what happened to its tokens and regions.
-        scores: [L, Hq] float64.
-    """
-
-    index: int
-    id: str
-    image: str
-    counts: Mapping[str, int]
-    scores: Tensor
+def check_model(path: str, content: Mapping[str, Any], model: str, name: str) -> None:
+    """Raise ValueError where the scores were found on another model, by content ids; a file may have none."""
+    theirs = content.get("model")
+    if theirs is not None and theirs != model:
+        raise ValueError(
+            f"model.head_scores={path}: scores of {content.get('name') or 'a model'} (content {theirs}), but "
+            f"model={name} is another one (content {model}). {HOW}, or set model.head_scores to its own file."
+        )
 
 
-@dataclass
-class Partial:
-    """Samples that are done, in a file of lines: the search, then each sample. A torn line is dropped."""
-
-    file: Path
-    search: dict[str, Any]
-    found: dict[int, Found] = field(default_factory=dict)
-
-    @classmethod
-    def open(cls, out: Path, search: dict[str, Any]) -> "Partial":
-        """What is there of a search whose result goes to `out`.
-
-        Raises:
-            ValueError: what is there belongs to another search.
-        """
-        partial = cls(out.with_name(f"{out.stem}.samples.jsonl"), search)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        lines = partial.file.read_text().split("\n") if partial.file.is_file() else [""]
-        whole = lines[:-1]
-        if not whole:
-            partial.file.write_text(json.dumps(search) + "\n")
-            return partial
-        before = json.loads(whole[0])
-        if before != search:
-            other = ", ".join(key for key in search if before.get(key) != search[key])
-            raise ValueError(
-                f"out={out}: {partial.file} holds samples of another search ({other} differ). "
-                "Remove it, or give another out."
-            )
-        layers, heads = search["shape"]
-        for line in whole[1:]:
-            entry = json.loads(line)
-            scores = torch.zeros(layers * heads, dtype=torch.float64)
-            for place, score in entry.pop("scores"):
-                scores[place] = score
-            partial.found[entry["index"]] = Found(**entry, scores=scores.view(layers, heads))
-        if lines[-1]:  # the search was stopped while it wrote
-            partial.file.write_text("\n".join(whole) + "\n")
-        return partial
-
-    def add(self, found: Found) -> None:
-        """Append a sample."""
-        flat = found.scores.flatten()
-        entry = {
-            "index": found.index,
-            "id": found.id,
-            "image": found.image,
-            "counts": dict(found.counts),
-            "scores": [[place, float(flat[place])] for place in flat.nonzero()[:, 0].tolist()],
-        }
-        with self.file.open("a") as stream:
-            stream.write(json.dumps(entry) + "\n")
-        self.found[found.index] = found
-
-
-def write_heads(
-    out: Path, partial: Partial, indices: Iterable[int], asked: int, name: str, git: Mapping[str, object]
-) -> dict[str, Any]:
-    """Write the mean over the samples that matched anything, and return the file's content.
+def folder_of(out: Path) -> Path:
+    """Where everything that belongs to a head-score file goes: `heads/tiny` for `heads/tiny.json`.
 
     Raises:
-        ValueError: no head looked at a word.
+        ValueError: a name that does not end in .json.
     """
-    found = [partial.found[index] for index in indices]
-    scored = [one for one in found if one.counts.get("matched")]
-    counts = sum((Counter(one.counts) for one in found), Counter[str]())
-    if not counts["hits"]:
-        raise ValueError(
-            f"{counts['matched']} of {counts['tokens']} tokens matched and no head looked at what was said: "
-            f"{out} was not written. Can the model read these images? {partial.file} has the counts."
-        )
-    scores = torch.stack([one.scores for one in scored]).mean(0)
-    content = {
-        "format": FORMAT,
-        "scores": [[round(value, 6) for value in row] for row in scores.tolist()],
-        "model": partial.search["model"],
-        "name": name,
-        "data": partial.search["data"],
-        "samples": len(scored),
-        "asked": asked,
-        "unmatched": len(found) - len(scored),
-        "counts": {key: counts[key] for key in COUNTS},
-        "question": partial.search["question"],
-        "settings": partial.search["settings"],
-        "ids": [one.id for one in found],
-        "images": [one.image for one in found],
-        "git": dict(git),
-    }
-    _write(out, content)
-    return content
+    if out.suffix != ".json":
+        raise ValueError(f"out={out}: must end in .json. Try out={out}.json")
+    return out.with_suffix("")
 
 
 def import_heads(file: Path, out: Path, shape: ModelShape, model: str, name: str) -> dict[str, Any]:
@@ -199,26 +107,36 @@ def import_heads(file: Path, out: Path, shape: ModelShape, model: str, name: str
             f'import={file}: expected {{"layer-head": [score, ...]}}, as the code of arXiv:2506.05344 '
             "writes it."
         )
-    means = {
-        tuple(map(int, key.split("-"))): sum(values) / max(1, len(values)) for key, values in content.items()
-    }
+    lists = {tuple(map(int, key.split("-"))): values for key, values in content.items()}
+    means = {place: _mean(values) for place, values in lists.items()}
     theirs = [1 + max(place[axis] for place in means) for axis in (0, 1)]
     if theirs != [shape.layers, shape.query_heads] or len(means) != theirs[0] * theirs[1]:
         raise ValueError(
             f"import={file}: scores of {len(means)} heads, {theirs} (layers, query heads), but model={name} "
             f"has [{shape.layers}, {shape.query_heads}]. Choose the model that they were made for."
         )
+
+    def table(of: Mapping[tuple[int, ...], float]) -> list[list[float]]:
+        return [[of[layer, head] for head in range(theirs[1])] for layer in range(theirs[0])]
+
+    samples = {len(values) for values in lists.values()}
+    halves = [table({place: _mean(values[half::2]) for place, values in lists.items()}) for half in (0, 1)]
     written = {
         "format": FORMAT,
-        "scores": [[means[layer, head] for head in range(theirs[1])] for layer in range(theirs[0])],
+        "scores": table(means),
+        **({"halves": halves} if min(samples) > 1 and len(samples) == 1 else {}),
         "model": model,
         "name": name,
         "data": f"imported from {file.name}, sha256 {hashlib.sha256(file.read_bytes()).hexdigest()[:16]}",
-        "samples": max(map(len, content.values())),
+        "samples": max(samples),
         "images": [],
     }
-    _write(out, written)
+    write(out, written)
     return written
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / max(1, len(values))
 
 
 def _official(content: dict[str, Any]) -> bool:
@@ -233,8 +151,9 @@ def _official(content: dict[str, Any]) -> bool:
     return bool(content) and all(map(head, content)) and numbers
 
 
-def _write(out: Path, content: Mapping[str, Any]) -> None:
+def write(out: Path, content: Mapping[str, Any]) -> None:
+    """Write a file whole or not at all; of several shards that end at once any may be the last."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    aside = out.with_name(out.name + ".part")
+    aside = out.with_name(f"{out.name}.{os.getpid()}.part")
     aside.write_text(json.dumps(content) + "\n")
     aside.replace(out)

@@ -52,6 +52,11 @@ def pieces(tokenizer: Any, tokens: Sequence[int]) -> tuple[str, list[Span]]:
     return text, spans
 
 
+def words(text: str) -> list[Span]:
+    """Where the words of a text are."""
+    return [(word.start(), word.end()) for word in _WORDS.finditer(text)]
+
+
 def match(text: str, spans: Sequence[Span], regions: Sequence[str], whole: bool = False) -> list[Match]:
     """What every token says.
 
@@ -65,14 +70,14 @@ def match(text: str, spans: Sequence[Span], regions: Sequence[str], whole: bool 
         whole: only a region's whole text counts ("traffic light", never "light"); else each of its words
             does.
     """
-    said = [(word.start(), word.end()) for word in _WORDS.finditer(text)]
+    said = words(text)
     keys = [_key(text[start:end]) for start, end in said]
     known: dict[tuple[str, ...], Counter[int]] = {}
     raw: list[set[str]] = []  # of every region: its words as they stand, but for case
     for index, region in enumerate(regions):
-        words = _WORDS.findall(region)
-        raw.append({word.casefold() for word in words})
-        for sequence in [tuple(map(_key, words))] if whole else [(_key(word),) for word in words]:
+        own = _WORDS.findall(region)
+        raw.append({word.casefold() for word in own})
+        for sequence in [tuple(map(_key, own))] if whole else [(_key(word),) for word in own]:
             if sequence:
                 known.setdefault(sequence, Counter())[index] += 1
     longest = max(map(len, known), default=1)

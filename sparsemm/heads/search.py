@@ -10,16 +10,18 @@ as its region has it, and a region has tokens in the squeezed image, too.
 """
 
 from collections import Counter
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from sparsemm.heads.data.base import HeadSample, HeadSource, image_id
-from sparsemm.heads.files import Found, Partial, write_heads
 from sparsemm.heads.match import match, pieces
+from sparsemm.heads.partial import Found, Partial, Shard, merge
 from sparsemm.heads.watch import read
 from sparsemm.models.base import Box, LoadedModel, ModelAdapter, Prompt
 
@@ -31,6 +33,16 @@ SETTLED = (
     "device_map",
 )  # the content id says more, or nothing changes
 GIT_UNKNOWN = {"commit": None, "dirty": None}
+
+
+class Bar(Protocol):
+    """What shows progress."""
+
+    def update(self, n: int) -> object:
+        """So many samples more are done."""
+
+
+Progress = Callable[[int, int], AbstractContextManager[Bar]]  # all samples, those that are done
 
 
 @dataclass(frozen=True)
@@ -50,26 +62,43 @@ class Scored:
     image: str
 
 
+class _Silent:
+    def update(self, n: int) -> None:
+        pass
+
+
+def in_silence(total: int, done: int) -> AbstractContextManager[Bar]:
+    """Progress that nobody sees."""
+    return nullcontext(_Silent())
+
+
 def find_heads(
     adapter: ModelAdapter,
     source: HeadSource,
     samples: int,
     out: Path,
-    device: torch.device,
+    load: Callable[[], LoadedModel],
     git: dict[str, object] | None = None,
-) -> None:
+    shard: Shard = (0, 1),
+    progress: Progress = in_silence,
+) -> dict[str, Any] | None:
     """Search the visual heads of a model and write them to `out`.
 
-    What is found is appended, sample by sample, to a file beside `out` (`heads.samples.jsonl` for
-    `heads.json`), so that a search that was stopped goes on where it stopped.
+    What is found is appended, sample by sample, to a file in a folder beside `out` (`heads/samples.jsonl`
+    for `heads.json`), so that a search that was stopped goes on where it stopped.
 
     Args:
         adapter: the model.
         source: images with regions.
         samples: how many of them, from the first; fewer where there are fewer.
         out: the head-score file.
-        device: where the model runs.
+        load: brings the model into memory; called where there is anything to do.
         git: commit and dirty flag of the code, for the file.
+        shard: which of how many jobs this is; the one that ends last writes the file.
+        progress: shows it, given all samples and those that are done.
+
+    Returns:
+        The content of the file; None where other shards have samples to do.
 
     Raises:
         ValueError: no samples, data that cannot be read, partial results of another search beside `out`, or
@@ -93,21 +122,22 @@ def find_heads(
             "settings": {key: value for key, value in asdict(adapter).items() if key not in SETTLED},
             "shape": [shape.layers, shape.query_heads],
         },
+        shard,
     )
-    todo = [index for index in range(count) if index not in partial.found]
+    mine = range(shard[0], count, shard[1])
+    todo = [index for index in mine if index not in partial.found]
     if todo:
-        loaded = adapter.load(device)
-        progress = tqdm(todo, desc="reading", unit="image", initial=count - len(todo), total=count)
-        for index in progress:
-            sample = source.sample(index)
-            scored = score_sample(loaded, sample, source)
-            partial.add(Found(index, sample.id, scored.image, scored.counts, scored.scores))
-    content = write_heads(out, partial, range(count), samples, adapter.name, git or GIT_UNKNOWN)
-    counts = content["counts"]
-    print(
-        f"{out}: {content['samples']} samples, {counts['matched']} of {counts['tokens']} tokens matched"
-        + (f", {content['unmatched']} samples without a match" if content["unmatched"] else "")
-    )
+        loaded = load()
+        with progress(len(mine), len(mine) - len(todo)) as bar:
+            for index in todo:
+                sample = source.sample(index)
+                scored = score_sample(loaded, sample, source)
+                partial.add(Found(index, sample.id, scored.image, scored.counts, scored.scores))
+                bar.update(1)
+    partial.refresh()
+    if any(index not in partial.found for index in range(count)):
+        return None
+    return merge(out, partial, count, samples, adapter.name, git or GIT_UNKNOWN)
 
 
 def score_sample(loaded: LoadedModel, sample: HeadSample, source: HeadSource) -> Scored:

@@ -11,11 +11,11 @@ LINE_EVERY_S = 20.0  # between progress lines in a log file
 
 
 @contextlib.contextmanager
-def progress(total: int, done: int, cells: int) -> Iterator["tqdm[Any]"]:
+def progress(total: int, done: int, what: str, unit: str = "sample") -> Iterator["tqdm[Any]"]:
     """A progress bar with rate and time left in a terminal, a plain line now and then in a log."""
     live = sys.stderr.isatty()
     with tqdm(
-        total=total, initial=done, unit="sample", desc=f"{cells} cells", dynamic_ncols=live,
+        total=total, initial=done, unit=unit, desc=what, dynamic_ncols=live,
         mininterval=0.2 if live else LINE_EVERY_S, ascii=not live, file=sys.stderr if live else _Lines(),
     ) as bar:  # fmt: skip
         yield bar

@@ -1,15 +1,19 @@
 """The head search as jobs: in front of the cells that lack head scores, or on its own (`sparsemm heads`)."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 from sparsemm.config import Settings, build, check_target
+from sparsemm.heads.files import folder_of, load_head_scores
 from sparsemm.needs import Need
 from sparsemm.paths import absolute, resolve
 from sparsemm.sweep.cells import Cell
 from sparsemm.sweep.compose import Composer
 from sparsemm.sweep.errors import UnusableConfiguration
+from sparsemm.sweep.progress import progress
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,8 @@ class Search:
         samples: how many images are read.
         device: cpu, cuda or auto.
         out: the head-score file.
+        threads: of PyTorch on the CPU; None: its own choice.
+        shard: which of how many jobs share the images; the one that ends last writes the file.
     """
 
     model: Settings
@@ -29,6 +35,8 @@ class Search:
     samples: int
     device: str
     out: str
+    threads: int | None = None
+    shard: tuple[int, int] = (0, 1)
 
     def check(self) -> tuple[Need, ...]:
         """What must be brought before it can run.
@@ -40,20 +48,37 @@ class Search:
             raise ValueError(f"samples={self.samples}: must be at least 1. The paper uses 1000.")
         for section, node in (("model", self.model), ("data", self.data)):
             check_target(section, node)
+        folder_of(Path(self.out))
         adapter, source = build(self.model), build(self.data)
         needs = (*adapter.needs(), *source.needs())
         if not adapter.needs():
             adapter.check()
         return needs
 
+    def parts(self, shards: int) -> list["Search"]:
+        """The jobs that share this search."""
+        return [replace(self, shard=(number, shards)) for number in range(shards)]
+
     def run(self, git: Mapping[str, Any]) -> None:
-        """Search and write the file; a search that was stopped goes on where it stopped."""
+        """Search, write the file and its pictures; a search that was stopped goes on where it stopped."""
+        import torch
+
+        from sparsemm.heads.report import illustrate, summary
         from sparsemm.heads.search import find_heads
         from sparsemm.sweep.worker import find_device
 
+        if self.threads:
+            torch.set_num_threads(self.threads)
         device, out = find_device(self.device), resolve(self.out)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        find_heads(build(self.model), build(self.data), self.samples, out, device, dict(git))
+        adapter, source = build(self.model), build(self.data)
+        load = cache(lambda: adapter.load(device))
+        bar = partial(progress, what=f"{adapter.name} reads", unit="image")
+        content = find_heads(adapter, source, self.samples, out, load, dict(git), tuple(self.shard), bar)
+        if content is None:
+            print(f"{out}: job {self.shard[0]} of {self.shard[1]} is done; the last one writes the file.")
+            return
+        print(summary(content, load_head_scores(str(out))))
+        print("\n".join(map(str, [out, *illustrate(out, source, load)])))
 
 
 def points(composer: Composer, arguments: Sequence[str]) -> list[Settings]:
@@ -82,8 +107,9 @@ def make_search(settings: Settings, out: str | None = None) -> Search:
     if settings["smoke"]:
         raise UnusableConfiguration("smoke=true: a random model reads nothing. Leave smoke out.")
     place = absolute(out or settings["out"])
+    engine = settings["engine"]
     return Search(
-        settings["model"], settings["data"], settings["samples"], settings["engine"]["device"], place
+        settings["model"], settings["data"], settings["samples"], engine["device"], place, engine["threads"]
     )
 
 
@@ -116,8 +142,8 @@ def import_file(file: str, settings: Settings) -> str:
     Raises:
         UnusableConfiguration: the model is not here, or the file is not its own.
     """
-    from sparsemm.heads.compare import describe
-    from sparsemm.heads.files import import_heads, load_head_scores
+    from sparsemm.heads.files import import_heads
+    from sparsemm.heads.report import illustrate, summary
 
     adapter, out = build(settings["model"]), resolve(settings["out"])
     if needs := adapter.needs():
@@ -127,23 +153,16 @@ def import_file(file: str, settings: Settings) -> str:
         written = import_heads(resolve(file), out, adapter.shape(), adapter.content_id(), adapter.name)
     except ValueError as error:
         raise UnusableConfiguration(str(error)) from error
-    return f"{out}: {written['data']}, {written['samples']} samples; {describe(load_head_scores(str(out)))}"
+    paths = "\n".join(map(str, [out, *illustrate(out)]))
+    return f"{written['data']}\n{summary(written, load_head_scores(str(out)))}\n{paths}"
 
 
-def compare_files(one: str, other: str) -> str:
-    """How far two head-score files of one model agree, in words.
+def compare_files(files: Sequence[str], picture: str | None = None) -> str:
+    """How far head-score files of one model agree, in words; `picture` gets their curves.
 
     Raises:
         ValueError: a file that cannot be read, or scores of other shapes.
     """
-    from sparsemm.heads.compare import compare, describe
-    from sparsemm.heads.files import load_head_scores
+    from sparsemm.heads.report import compare_files
 
-    scores = [load_head_scores(path) for path in (one, other)]
-    found = compare(*scores)
-    lines = [f"{path}: {describe(each)}" for path, each in zip((one, other), scores, strict=True)]
-    lines.append(
-        f"rank correlation {found.correlation:.3f}; of the best {found.heads} heads both name "
-        f"{found.overlap:.0%}"
-    )
-    return "\n".join(lines)
+    return compare_files(list(files), Path(picture) if picture else None)

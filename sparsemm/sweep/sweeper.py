@@ -133,7 +133,8 @@ class Sweep:
         """
         prerequisites.refuse(search.needs_of_searches(searches))
         sweep, git = sweep_id("heads", secrets.token_hex(2)), git_state()
-        files = [write_search(self.store, sweep, number, one, git) for number, one in enumerate(searches)]
+        parts = [part for one in searches for part in one.parts(self.shards)]
+        files = [write_search(self.store, sweep, number, part, git) for number, part in enumerate(parts)]
         returns = self._launch_files(files, str(self.store.sweeps / sweep))
         stopped = sum(not _returned(number, one) for number, one in enumerate(returns))
         if stopped:

@@ -150,7 +150,7 @@ class _Group:
                 self._fail,
             )
             reset_peak_memory(self.device)
-            with progress(total, total - len(todo), len(self.cells)) as bar:
+            with progress(total, total - len(todo), f"{len(self.cells)} cells") as bar:
                 for batch in _batches(todo, self.batch):
                     began = time.monotonic()
                     self._batch(loaded, [read_sample(self.task, index) for index in batch], batch)

@@ -33,11 +33,10 @@ def search(adapters, models, given, tmp_path, monkeypatch):
 
     monkeypatch.setattr(type(adapter), "load", load)
 
-    def search(count=3, out="heads.json", samples=samples, **changes):
-        find_heads(
-            adapter, given(samples, **changes), count, tmp_path / out, CPU, {"commit": "c", "dirty": False}
-        )
-        return read_head_file(str(tmp_path / out))
+    def search(count=3, out="heads.json", samples=samples, shard=(0, 1), **changes):
+        git = {"commit": "c", "dirty": False}
+        source = given(samples, **changes)
+        return find_heads(adapter, source, count, tmp_path / out, lambda: adapter.load(CPU), git, shard=shard)
 
     search.samples, search.loaded, search.opened, search.folder = samples, loaded, opened, tmp_path
     search.adapter, search.given = adapter, given
@@ -80,12 +79,45 @@ def test_a_search_that_was_stopped_goes_on_and_gives_the_same(search, monkeypatc
     with pytest.raises(KeyboardInterrupt):
         search()
     assert not (search.folder / "heads.json").exists()
-    samples = search.folder / "heads.samples.jsonl"
+    samples = search.folder / "heads" / "samples.jsonl"
     samples.write_text(samples.read_text() + '{"index": 2, "id": "pa')  # it was writing
     assert search() == whole
     assert len(calls) == 4  # the third sample only
     opened = len(search.opened)
     assert search() == whole and len(search.opened) == opened  # nothing is left to do
+
+
+def test_shards_merge_to_the_file_of_one_job(search):
+    whole = search(out="whole.json")
+    assert search(shard=(1, 3)) is None and search(shard=(0, 3)) is None
+    assert not (search.folder / "heads.json").exists()
+    assert search(shard=(2, 3)) == whole == read_head_file(str(search.folder / "heads.json"))
+    names = [f"samples-{number}-of-3.jsonl" for number in range(3)]
+    assert sorted(path.name for path in (search.folder / "heads").iterdir()) == names
+
+
+def test_a_search_goes_on_in_another_number_of_shards(search, monkeypatch):
+    search(shard=(1, 2))
+    done = []
+    monkeypatch.setattr(
+        sparsemm.heads.search, "score_sample", lambda *given: done.append(1) or score_sample(*given)
+    )
+    assert search() == search(out="whole.json")
+    assert len(done) == 2 + 3
+
+
+def test_halves_are_of_every_other_sample(search):
+    content = search()
+    odd, even = (torch.tensor(half) for half in content["halves"])
+    expected = torch.tensor(search(samples=[search.samples[1]], out="one.json")["scores"])
+    assert torch.equal(even, expected) and not torch.equal(odd, expected)
+    assert ((2 * odd + even) / 3 - torch.tensor(content["scores"])).abs().max() < 2e-6
+    assert "halves" not in search(count=1, out="alone.json")
+
+
+def test_a_file_must_be_called_json(search):
+    with pytest.raises(ValueError, match=r"out=.*/heads: must end in .json. Try out="):
+        search(out="heads")
 
 
 def test_more_samples_are_added_to_those_that_are_there(search, monkeypatch):
@@ -123,7 +155,9 @@ def test_a_sample_without_a_match_is_counted_and_not_scored(search):
 
 def test_a_search_that_finds_nothing_writes_nothing(search):
     silent = HeadSample("silent", lambda: page(1), ())
-    with pytest.raises(ValueError, match=r"0 of 12 tokens matched and no head looked .* was not written"):
+    with pytest.raises(
+        ValueError, match=r"no head looked at what was said, so .* was not written. 0 of 12 tokens matched"
+    ):
         search(samples=[silent])
     assert not (search.folder / "heads.json").exists()
 
