@@ -11,10 +11,11 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
-from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict, read_write
+from omegaconf import AnyNode, DictConfig, ListConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from sparsemm.config import Settings
+from sparsemm.sweep.assemble import Assembler
 from sparsemm.sweep.errors import explain
 from sparsemm.sweep.repository import GridLoader
 
@@ -51,10 +52,14 @@ class Composer:
     _bases: dict[tuple[str, ...], "_Base | str"] = field(default_factory=dict)
     _groups: dict[str, bool] = field(default_factory=dict)
     _grid_loader: GridLoader | None = None
+    _assembler: Assembler | None = None
 
     def points(self, arguments: Sequence[str]) -> Iterator[Point]:
         """Every point of the grid that Hydra's grammar describes, in the order of the basic sweeper."""
         axes = self.axes(arguments)
+        if self.fast:
+            parts = [[one.text for one in axis] for axis in axes if not axis[0].patch]
+            self._assembler = Assembler(self._load, parts)
         for choices in itertools.product(*axes):
             overrides = tuple(one.text for one, axis in zip(choices, axes, strict=True) if len(axis) > 1)
             try:
@@ -111,17 +116,20 @@ class Composer:
             return base.settings(patch)
         return self._base(tuple(choice.text for choice in choices)).settings({})
 
-    def _composed(self, overrides: list[str]) -> DictConfig:
-        if self.fast:
-            self._grid_loader = self._grid_loader or GridLoader(self.loader, self.master)
+    def _composed(self, overrides: tuple[str, ...]) -> DictConfig:
+        if self._assembler is not None:
             with contextlib.suppress(HydraException, OmegaConfBaseException):  # Hydra words its own errors
-                return self._grid_loader.compose(overrides)
-        return self.loader.load_sweep_config(self.master, overrides)
+                return self._assembler.config(overrides)
+        return self.loader.load_sweep_config(self.master, list(overrides))
+
+    def _load(self, overrides: tuple[str, ...]) -> DictConfig:
+        self._grid_loader = self._grid_loader or GridLoader(self.loader, self.master)
+        return self._grid_loader.compose(overrides)
 
     def _base(self, overrides: tuple[str, ...]) -> "_Base":
         if overrides not in self._bases:
             try:
-                self._bases[overrides] = _Base(self._composed(list(overrides)))
+                self._bases[overrides] = _Base(self._composed(overrides))
             except (HydraException, OmegaConfBaseException) as error:
                 self._bases[overrides] = explain(error, self.master, self.loader)
         base = self._bases[overrides]
@@ -153,6 +161,8 @@ class _Base:
             dotted: path for dotted, path in self.leaves.items() if "${" in str(_get(self.raw, path))
         }
         self.known: dict[tuple[str, type, Any], Any] = {}
+        self.sections: dict[str, set[str]] = {}
+        self.untyped = {dotted for dotted, path in self.referring.items() if _is_untyped(config, path)}
 
     def settings(self, patch: dict[str, Any]) -> Settings:
         settings: Settings = _copy(self.raw)
@@ -175,6 +185,8 @@ class _Base:
             if self._untouched(dotted, patch):
                 return self._once((dotted, str, None), dotted, {})
             return self._select(dotted, patch)
+        if dotted in self.untyped:
+            return source[0]
         return self._once((dotted, type(source[0]), source[0]), dotted, patch)
 
     def _source(self, text: str, settings: Settings, patch: dict[str, Any]) -> tuple[Any] | None:
@@ -192,8 +204,18 @@ class _Base:
         """Whether a text such as `${output}/a.json` refers to plain values only, and to none of `patch`."""
         text = str(_get(self.raw, self.leaves[dotted]))
         names = REFERENCE.findall(text)
-        known = all(name in self.leaves and name not in self.referring for name in names)
-        return known and text.count("${") == len(names) and not patch.keys() & set(names)
+        inside = [self._inside(name) for name in names]
+        plain = all(leaves and not leaves & self.referring.keys() for leaves in inside)
+        return (
+            plain and text.count("${") == len(names) and not any(leaves & patch.keys() for leaves in inside)
+        )
+
+    def _inside(self, name: str) -> set[str]:
+        """The leaves of a section, or the leaf itself."""
+        if name not in self.sections:
+            found = {leaf for leaf in self.leaves if leaf == name or leaf.startswith(f"{name}.")}
+            self.sections[name] = found
+        return self.sections[name]
 
     def _once(self, known: tuple[str, type, Any], key: str, patch: dict[str, Any]) -> Any:
         if known not in self.known:
@@ -220,6 +242,14 @@ class _Base:
         finally:
             for name in patch:
                 OmegaConf.update(self.config, name, _get(self.raw, self.leaves[name]), merge=True)
+
+
+def _is_untyped(config: DictConfig, path: Path) -> bool:
+    """Whether what a reference leads to is taken there as it is."""
+    node: Any = config
+    for part in path:
+        node = node._get_node(part)
+    return isinstance(node, AnyNode) and node._metadata.ref_type is Any
 
 
 def _values(override: Override) -> list[str]:

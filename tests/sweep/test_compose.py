@@ -92,3 +92,18 @@ def test_a_wrong_override_says_what_is_expected(make_composer, argument, words, 
 def test_an_interval_cannot_be_swept(make_composer):
     with pytest.raises(ValueError, match="interval"):
         list(make_composer().points(["rho=interval(0,1)"]))
+
+
+@pytest.mark.parametrize(
+    "grid",
+    [
+        ["model=llava_next_vicuna_7b,qwen2_vl_7b", "task=docvqa,textcaps,documents", "method=full,sparsemm"],
+        ["protocol=paper,lmms_eval", "model=qwen2_vl_7b,tiny", "task=vqav2,mmbench"],  # axes that touch the same
+        ["mask=none,visual", "allocator=uniform,headkv", "method=snapkv,random", "seed=0,1"],
+    ],
+)
+def test_combinations_of_choices_equal_full_composition(make_composer, grid):
+    grid = [*grid, "budget=64,25%"]
+    fast = list(make_composer().points(grid))
+    full = list(make_composer(fast=False).points(grid))
+    assert [json.dumps(point.settings) for point in fast] == [json.dumps(point.settings) for point in full]
