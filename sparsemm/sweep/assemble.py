@@ -1,4 +1,4 @@
-"""Combinations of choices put together from parts: 3 models, 5 tasks, 6 methods are composed 13 times, not 90.
+"""Combinations of choices put together from parts: 13 compositions for 3 models, 5 tasks, 6 methods.
 
 Where each choice changes sections of its own, a combination is the first point's configuration with those
 sections replaced. One combination is composed in full as a check; where it differs, all are composed in full.

@@ -98,7 +98,7 @@ def test_an_interval_cannot_be_swept(make_composer):
     "grid",
     [
         ["model=llava_next_vicuna_7b,qwen2_vl_7b", "task=docvqa,textcaps,documents", "method=full,sparsemm"],
-        ["protocol=paper,lmms_eval", "model=qwen2_vl_7b,tiny", "task=vqav2,mmbench"],  # axes that touch the same
+        ["protocol=paper,lmms_eval", "model=qwen2_vl_7b,tiny", "task=vqav2,mmbench"],  # axes that meet
         ["mask=none,visual", "allocator=uniform,headkv", "method=snapkv,random", "seed=0,1"],
     ],
 )
