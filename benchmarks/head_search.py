@@ -59,13 +59,13 @@ def main() -> None:
         for image in images
     ]
     assert watched == said, "the two sides did not say the same"
+    prompt_tokens = loaded.prompt(images[0], source.question).tokens
     rounds = [(plain()[0], search()) for _ in range(ROUNDS)]
     ratio = statistics.median(search_s / plain_s for plain_s, search_s in rounds)
     tokens = sum(map(len, said))
     plain_ms, search_ms = (1000 * statistics.median(side) / tokens for side in zip(*rounds, strict=True))
-    print(
-        f"search / plain generation: {ratio:.2f}, median of {ROUNDS} rounds ({samples} pages, {tokens} tokens)"
-    )
+    print(f"search / plain generation: {ratio:.2f}, median of {ROUNDS} rounds")
+    print(f"{samples} pages of {prompt_tokens} tokens, {tokens} tokens said")
     print(f"per token: {search_ms:.2f} ms against {plain_ms:.2f} ms")
     print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads")
     print(f"torch {torch.__version__}, transformers {transformers.__version__}")

@@ -178,11 +178,9 @@ def _look(axes: Any, shown: Shown, spoken: Spoken, place: int, theme: Theme) -> 
     grey = np.asarray(shown.image.convert("L"), dtype=np.float32) / 255
     page = 0.35 + 0.65 * grey  # pale, so that attention stands out
     heat = spoken.heat[place].numpy()
-    strength = np.clip(heat / max(float(heat.max()), 1e-12), 0, 1)
-    strength = np.kron(strength, np.ones((-(-height // heat.shape[0]), -(-width // heat.shape[1]))))
-    rows = np.arange(height) * strength.shape[0] // height
-    columns = np.arange(width) * strength.shape[1] // width
-    alpha = 0.85 * strength[rows][:, columns, None]
+    rows, columns = np.arange(height) * heat.shape[0] // height, np.arange(width) * heat.shape[1] // width
+    strength = heat[rows][:, columns] / max(float(heat.max()), 1e-12)
+    alpha = 0.85 * strength[..., None]
     color = np.array(to_rgb(LIGHT.lines[0]))
     axes.imshow((1 - alpha) * page[..., None] + alpha * color, extent=(0, width, height, 0))
     left, top, right, bottom = spoken.box

@@ -1,6 +1,6 @@
 """Cells: points of the grid with an identity, the part of the settings that can change a result."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,10 +12,12 @@ from sparsemm.config import (
     check_settings,
     exact_types,
 )
+from sparsemm.heads.files import check_model, read_head_file
 from sparsemm.needs import Need
 from sparsemm.paths import absolute, resolve
 from sparsemm.sweep.digests import canonical, digest, file_digest
 from sparsemm.sweep.labels import distinct_labels, label
+from sparsemm.sweep.leakage import head_files
 from sparsemm.sweep.smoke import smoke_settings
 
 NUMERICS = 1  # raise it when a change of the code changes results
@@ -77,8 +79,8 @@ class CellMaker:
         self._once("settings", sections, lambda: check_settings(settings))
         model = self._once("model needs", settings["model"], lambda: build_model(settings).needs())
         task = self._once("task needs", settings["task"], lambda: build_task(settings).needs())
-        files = {file for name in ("allocator", "mask") for file in _files(settings[name])}
-        heads = [head_need(settings, file) for file in sorted(files) if not resolve(file).is_file()]
+        files = [file for file in head_files(settings) if not resolve(file).is_file()]
+        heads = [head_need(settings, file) for file in files]
         return tuple(sorted({*model, *task, *heads}))
 
     def _check(self, settings: Settings, needs: Sequence[Need]) -> None:
@@ -94,6 +96,10 @@ class CellMaker:
             self._once("task", settings["task"], lambda: _checked(build_task(settings)))
         method = self._method(settings, blind="heads" in kinds)
         if not kinds & {"heads", "weights"}:
+            for file in head_files(settings):
+                self._once(
+                    "scores of", [settings["model"], file], lambda file=file: _check_scores(settings, file)
+                )
             method.check(shape)
             mask.check(shape)
 
@@ -168,13 +174,8 @@ def head_need(settings: Settings, file: str) -> Need:
     )
 
 
-def _files(node: Any) -> Iterator[str]:
-    """Files that a component reads, such as head scores."""
-    if isinstance(node, Mapping):
-        if "_target_" in node and isinstance(node.get("path"), str):
-            yield node["path"]
-        for value in node.values():
-            yield from _files(value)
+def _check_scores(settings: Settings, file: str) -> None:
+    check_model(file, read_head_file(file), _model_content(settings), settings["model"]["name"])
 
 
 def _model_content(settings: Settings) -> str:

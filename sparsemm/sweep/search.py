@@ -73,7 +73,8 @@ class Search:
         adapter, source = build(self.model), build(self.data)
         load = cache(lambda: adapter.load(device))
         bar = partial(progress, what=f"{adapter.name} reads", unit="image")
-        content = find_heads(adapter, source, self.samples, out, load, dict(git), tuple(self.shard), bar)
+        shard = (self.shard[0], self.shard[1])  # a list, where it comes from a job file
+        content = find_heads(adapter, source, self.samples, out, load, dict(git), shard, bar)
         if content is None:
             print(f"{out}: job {self.shard[0]} of {self.shard[1]} is done; the last one writes the file.")
             return

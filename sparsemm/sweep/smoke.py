@@ -78,6 +78,7 @@ def _write_model(family: str, path: Path) -> None:
     import torch
 
     from sparsemm.heads.files import FORMAT
+    from sparsemm.models.folder import content_id
     from sparsemm.models.small import save_small
 
     save_small(family, path)
@@ -85,7 +86,10 @@ def _write_model(family: str, path: Path) -> None:
     text = config.get("text_config", config)
     shape = (int(text["num_hidden_layers"]), int(text["num_attention_heads"]))
     scores = torch.rand(*shape, generator=torch.Generator().manual_seed(0)) ** 4
-    content = {"format": FORMAT, "scores": scores.tolist(), "data": "drawn at random, for smoke runs"}
+    content = {
+        **{"format": FORMAT, "scores": scores.tolist(), "data": "drawn at random, for smoke runs"},
+        **{"model": content_id(path), "name": family},
+    }
     (path / "heads.json").write_text(json.dumps(content) + "\n")
 
 

@@ -18,6 +18,7 @@ from sparsemm.results.files import StorageError, read_json
 from sparsemm.results.leases import STALE_S, Heartbeat, Leases, current, new_worker_id
 from sparsemm.results.store import Store
 from sparsemm.sweep.answering import Answering, RunningCell, encode
+from sparsemm.sweep.leakage import Leakage, head_files, notes
 from sparsemm.sweep.progress import progress
 from sparsemm.sweep.records import (
     Clock,
@@ -142,7 +143,7 @@ class _Group:
         todo = [index for index in self.mine if any(ids[index] not in cell.done for cell in self.cells)]
         self.beat.update(state="running", done=total - len(todo), total=total, rate_per_s=None)
         self.beat.beat()
-        if todo:
+        if todo and self._refuse_leaking(todo):
             loaded = self.adapter.load(self.device)
             stops = self.task.stop_strings if self.adapter.stop_strings else ()
             self.answering = Answering(
@@ -166,6 +167,17 @@ class _Group:
             if cell.attempt:
                 cell.attempt.close()
         return {cell.entry["fingerprint"] for cell in self.cells if cell.open}
+
+    def _refuse_leaking(self, todo: Sequence[int]) -> bool:
+        """Fail the cells whose head scores were found on images that are asked about; False: all of them."""
+        leakage = Leakage(self.task, todo)
+        for path in sorted({path for cell in self.cells for path in head_files(cell.entry["settings"])}):
+            for line in notes(path, self.task):
+                print(line, file=sys.stderr)
+        for cell in self.cells:
+            if reason := leakage.reason(cell.entry["settings"]):
+                self._fail(cell, reason)
+        return any(cell.open for cell in self.cells)
 
     def _batch(self, loaded: LoadedModel, samples: Sequence[Sample], indexes: Sequence[int]) -> None:
         """Answer a batch; cells that lack the same samples of it are answered together."""
