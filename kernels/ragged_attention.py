@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .work_list import WorkList
+
 
 @dataclass(frozen=True)
 class SizeClass:
@@ -37,6 +39,7 @@ class Arena:
         place: [N] where in that order each segment stands.
         classes: the size classes in the order of the arena.
         room: tokens that still fit into every segment.
+        work: the chunks that kernels work on; None where plain PyTorch laid the arena out.
     """
 
     keys: Tensor
@@ -49,6 +52,7 @@ class Arena:
     place: Tensor
     classes: tuple[SizeClass, ...]
     room: int
+    work: WorkList | None = None
 
 
 def class_capacity(size: int) -> int:
@@ -94,19 +98,24 @@ def build_arena(keys: Tensor, values: Tensor, tokens: Tensor, lengths: Tensor, r
     return arena
 
 
-def append(arena: Arena, keys: Tensor, values: Tensor, seen: int, more_room: int) -> Arena:
+def append(arena: Arena, keys: Tensor, values: Tensor, seen: int | Tensor, more_room: int) -> Arena:
     """Write new tokens [R, H, q, D] behind every segment, in place; `seen` is the index of the first.
 
-    Where the room is used up, the arena is laid out anew with at least `more_room` more.
+    Where the room is used up, the arena is laid out anew with at least `more_room` more. `seen` may be a
+    tensor [1]: then nothing of this call is fixed to the step at which it was made.
     """
     new = keys.shape[2]
     if new > arena.room:
-        arena = _grow(arena, max(new, more_room))
+        arena = grow(arena, max(new, more_room))
     after = (arena.starts + arena.lengths.flatten())[:, None] + torch.arange(new, device=keys.device)
     slots = after.flatten()
     arena.keys.index_copy_(0, slots, keys.reshape(-1, keys.shape[3]))
     arena.values.index_copy_(0, slots, values.reshape(-1, values.shape[3]))
-    arena.tokens[after] = torch.arange(seen, seen + new, device=keys.device)
+    if isinstance(seen, int):
+        tokens = torch.arange(seen, seen + new, device=keys.device)
+    else:
+        tokens = seen + torch.arange(new, device=keys.device)
+    arena.tokens[after] = tokens
     arena.bias.index_fill_(0, slots, 0.0)
     arena.lengths.add_(new)
     return Arena(**{**arena.__dict__, "room": arena.room - new})
@@ -167,7 +176,7 @@ def _visible(arena: Arena, size: SizeClass, new: int, mask: Tensor | None) -> Te
     return torch.where(seen, 0.0, float("-inf")).to(arena.bias.dtype)[:, None]
 
 
-def _grow(arena: Arena, room: int) -> Arena:
+def grow(arena: Arena, room: int) -> Arena:
     """The same entries with more room."""
     flat = arena.lengths.flatten()
     used = torch.repeat_interleave(arena.starts - (flat.cumsum(0) - flat), flat) + torch.arange(

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from sparsemm.kernels.ragged_attention import Arena, append, attend, build_arena
+from sparsemm.kernels.backends import TORCH, Backend, check_name, current, resolve, using
+from sparsemm.kernels.ragged_attention import Arena
 
 if TYPE_CHECKING:
     from sparsemm.engine.select import Selector
@@ -40,10 +41,7 @@ class Kept:
     @staticmethod
     def gather(keys: Tensor, values: Tensor, keep: Tensor) -> Kept:
         """Copy what `keep` [R, H, T] marks out of keys and values [H, T, D]."""
-        heads, tokens, dim = keys.shape
-        chosen = keep.view(len(keep), heads * tokens).nonzero()[:, 1]
-        flat_keys, flat_values = keys.reshape(heads * tokens, dim), values.reshape(heads * tokens, dim)
-        return Kept(flat_keys[chosen], flat_values[chosen], chosen % tokens, keep.sum(2))
+        return Kept(*current().gather(keys, values, keep))
 
     def rows(self, start: int, stop: int) -> Kept:
         """Rows `start` to `stop` (clipped)."""
@@ -87,9 +85,17 @@ class RaggedLayer(CacheLayerMixin):
     supports_early_init = False
 
     def __init__(
-        self, index: int, selector: Selector | None, room: int, hold: bool, masked: MaskedHeads | None
+        self,
+        index: int,
+        selector: Selector | None,
+        room: int,
+        hold: bool,
+        masked: MaskedHeads | None,
+        backend: str,
     ):
         super().__init__()
+        self.backend_name = backend
+        self.backend: Backend = TORCH  # until the first keys say device, dtype and head_dim
         self.index, self.selector, self.room, self.hold = index, selector, room, hold
         self.masked = masked
         self.masked_heads: Tensor | None = None if masked is None else masked.heads[index]
@@ -101,6 +107,7 @@ class RaggedLayer(CacheLayerMixin):
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Remember dtype and device."""
         self.dtype, self.device = key_states.dtype, key_states.device
+        self.backend = resolve(self.backend_name, self.device, self.dtype, key_states.shape[-1])
         if self.masked_heads is not None:
             self.masked_heads = self.masked_heads.to(self.device)
         self.is_initialized = True
@@ -152,7 +159,8 @@ class RaggedLayer(CacheLayerMixin):
                         "attention_mask: a prompt may be padded on the left only. Set padding_side='left'."
                     )
                 k, v, q = k[:, shift:], v[:, shift:], q[:, shift:]
-            kept = self.selector.select(self.index, q, k, v, scaling)
+            with using(self.backend):
+                kept = self.selector.select(self.index, q, k, v, scaling)
             if not self.hold and len(kept.lengths) != 1:
                 raise ValueError(
                     f"RaggedCache: {len(kept.lengths)} methods make {len(kept.lengths)} rows of one prompt. "
@@ -164,7 +172,7 @@ class RaggedLayer(CacheLayerMixin):
 
     def settle(self, room: int) -> None:
         """Lay out what is held, with room for `room` more tokens in every segment."""
-        self.arena = build_arena(
+        self.arena = self.backend.lay_out(
             torch.cat([kept.keys for kept in self.held]),
             torch.cat([kept.values for kept in self.held]),
             torch.cat([kept.tokens for kept in self.held]),
@@ -179,9 +187,9 @@ class RaggedLayer(CacheLayerMixin):
         """Append new tokens and attend: [R, Hq, q, D] with keys, values [R, H, q, D] -> [R, q, Hq, D]."""
         assert self.arena is not None
         self.observed = True
-        self.arena = append(self.arena, keys, values, self.seen, self.room)
+        self.arena = self.backend.append(self.arena, keys, values, self.seen, self.room)
         self.seen += keys.shape[2]
-        return attend(self.arena, queries, scaling, mask)
+        return self.backend.attend(self.arena, queries, scaling, mask)
 
     def get_seq_length(self) -> int:
         """Tokens seen, not entries kept: positions go on from here."""
@@ -217,6 +225,10 @@ class RaggedCache(Cache):
         room: tokens that every segment can take before the arena grows.
         hold: keep the chosen entries aside for `join` instead of laying them out (used by the engine).
         masked: heads that are switched off.
+        backend: who computes: auto, torch, triton, cuda or flash_attn (see `sparsemm.kernels.backends`).
+
+    Raises:
+        ValueError: a backend that there is not; one that cannot run here is refused with the first keys.
     """
 
     def __init__(
@@ -226,8 +238,12 @@ class RaggedCache(Cache):
         room: int = 128,
         hold: bool = False,
         masked: MaskedHeads | None = None,
+        backend: str = "auto",
     ):
-        super().__init__(layers=[RaggedLayer(index, selector, room, hold, masked) for index in range(layers)])
+        check_name(backend)
+        super().__init__(
+            layers=[RaggedLayer(index, selector, room, hold, masked, backend) for index in range(layers)]
+        )
         self.layers: list[RaggedLayer]
 
     @classmethod
@@ -238,9 +254,10 @@ class RaggedCache(Cache):
 
         `empty_rows` rows without entries follow.
         """
-        joined = cls(None, len(caches[0].layers), room, masked=caches[0].layers[0].masked)
+        first = caches[0].layers
+        joined = cls(None, len(first), room, masked=first[0].masked, backend=first[0].backend_name)
         for index, layer in enumerate(joined.layers):
-            before = 0
+            before, layer.backend = 0, first[index].backend
             for held in (kept for cache in caches for kept in cache.layers[index].held):
                 here = held.rows(rows[0] - before, rows[1] - before)
                 before += len(held.lengths)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 Settings = dict[str, Any]
 DTYPES = ("float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda")
+BACKENDS = ("auto", "torch", "triton", "cuda", "flash_attn")  # of the cache: sparsemm.kernels.backends
 
 
 @dataclass
@@ -64,6 +65,7 @@ class EngineConf:
 
     device: str = MISSING
     threads: int | None = MISSING
+    cache_backend: str = MISSING
     batch_prompts: int = MISSING
     rows: int = MISSING
 
@@ -150,6 +152,7 @@ def check_settings(settings: Settings) -> None:
     _one_of("model.dtype", settings["model"].get("dtype", "float32"), DTYPES)
     engine = settings["engine"]
     _one_of("engine.device", engine["device"], DEVICES)
+    _one_of("engine.cache_backend", engine["cache_backend"], BACKENDS)
     for key in ("threads", "batch_prompts", "rows"):
         if engine[key] is not None and engine[key] < 1:
             raise ValueError(f"engine.{key}={engine[key]}: must be at least 1. See conf/engine/default.yaml.")

@@ -127,7 +127,10 @@ class SparseMM(lmms):
         limit = int(kwargs.get("max_new_tokens") or self.adapter.max_new_tokens)
         key = (limit, stops if self.adapter.stop_strings else ())
         if key not in self.engines:
-            self.engines[key] = Engine(self.loaded, [self.method], limit, self.rows, key[1], self.mask)
+            backend = str(self.settings["engine"]["cache_backend"])
+            self.engines[key] = Engine(
+                self.loaded, [self.method], limit, self.rows, key[1], self.mask, backend
+            )
         return self.engines[key]
 
 

@@ -1,5 +1,6 @@
 """Prefill a prompt once, decode every method's rows together."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from traceback import clear_frames
@@ -11,6 +12,7 @@ from sparsemm.cache import MaskedHeads, RaggedCache
 from sparsemm.engine.attention import refuse_sliding
 from sparsemm.engine.greedy import Answers, Greedy
 from sparsemm.engine.select import RowPlan, Selector
+from sparsemm.kernels.backends import resolve
 from sparsemm.methods.base import Method
 from sparsemm.methods.masks import HeadMask
 from sparsemm.models.base import LoadedModel, Prompt
@@ -49,9 +51,10 @@ class Engine:
         fixed_rows: rows of a decode step, or None for as many as there are.
         stop_strings: an answer ends where it holds one of these.
         mask: query heads that are switched off in prompt and answer.
+        backend: who computes the cache's operations (see `sparsemm.kernels.backends`).
 
     Raises:
-        ValueError: a method or a mask that does not fit the model.
+        ValueError: a method or a mask that does not fit the model, a backend that cannot run here.
     """
 
     def __init__(
@@ -62,9 +65,13 @@ class Engine:
         fixed_rows: int | None = None,
         stop_strings: Sequence[str] = (),
         mask: HeadMask | None = None,
+        backend: str = "auto",
     ):
         self.loaded, self.max_new_tokens, self.fixed_rows = loaded, max_new_tokens, fixed_rows
         self.selector = Selector(methods, loaded.shape)
+        self.backend = backend
+        self.resolved = resolve(backend, loaded.device, loaded.model.dtype, loaded.shape.head_dim).name
+        logging.getLogger(__name__).info("engine.cache_backend=%s: %s", backend, self.resolved)
         self.stop_strings = tuple(one for one in stop_strings if one)
         self.greedy = Greedy(loaded, self.stop_strings)
         heads = None if mask is None else mask.heads(loaded.shape)
@@ -97,7 +104,9 @@ class Engine:
     def _answer(self, prompts: Sequence[Prompt]) -> list[list[Generation]]:
         caches, first, seen, plans, kept = [], [], [], [], []
         for prompt in prompts:
-            cache = RaggedCache(self.selector, self.loaded.shape.layers, hold=True, masked=self.masked)
+            cache = RaggedCache(
+                self.selector, self.loaded.shape.layers, hold=True, masked=self.masked, backend=self.backend
+            )
             output = self.loaded.model(
                 **prompt.inputs, past_key_values=cache, use_cache=True, logits_to_keep=1
             )

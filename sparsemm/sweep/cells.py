@@ -134,7 +134,10 @@ class CellMaker:
             shared["mask"] = self._once(
                 "mask identity", settings["mask"], lambda: _component(settings, "mask")
             )
-        return {**shared, "engine": {"rows": engine["rows"]}} if model["dtype"] in ROWS_MATTER else shared
+        computed = {"rows": engine["rows"]} if model["dtype"] in ROWS_MATTER else {}
+        if engine["cache_backend"] != "auto":  # what auto led to is in the result's provenance
+            computed["cache_backend"] = engine["cache_backend"]
+        return {**shared, "engine": computed} if computed else shared
 
     def _method_identity(self, settings: Settings) -> dict[str, Any]:
         allocator = self._once(

@@ -13,6 +13,7 @@ import torch
 
 from sparsemm.config import build_mask, build_method, build_model, build_task
 from sparsemm.engine.generate import Engine, Generation
+from sparsemm.methods.base import Method
 from sparsemm.models.base import LoadedModel, Prompt
 from sparsemm.results.files import StorageError, read_json
 from sparsemm.results.leases import STALE_S, Heartbeat, Leases, current, new_worker_id
@@ -109,6 +110,8 @@ class _Group:
         engine = settings["engine"]
         self.batch, self.dtype = int(engine["batch_prompts"]), str(settings["model"]["dtype"])
         self.fixed_rows = None if self.dtype == "float32" else int(engine["rows"])
+        self.backend: str = engine["cache_backend"]
+        self.resolved: str | None = None  # what `auto` led to, once there is a model
         if engine["threads"]:
             torch.set_num_threads(engine["threads"])
         self.device = find_device(engine["device"])
@@ -146,10 +149,7 @@ class _Group:
         if todo and self._refuse_leaking(todo):
             loaded = self.adapter.load(self.device)
             stops = self.task.stop_strings if self.adapter.stop_strings else ()
-            self.answering = Answering(
-                lambda methods: Engine(loaded, methods, self.limit, self.fixed_rows, stops, self.mask),
-                self._fail,
-            )
+            self.answering = Answering(lambda methods: self._engine(loaded, methods, stops), self._fail)
             reset_peak_memory(self.device)
             with progress(total, total - len(todo), f"{len(self.cells)} cells") as bar:
                 for batch in _batches(todo, self.batch):
@@ -178,6 +178,11 @@ class _Group:
             if reason := leakage.reason(cell.entry["settings"]):
                 self._fail(cell, reason)
         return any(cell.open for cell in self.cells)
+
+    def _engine(self, loaded: LoadedModel, methods: Sequence[Method], stops: Sequence[str]) -> Engine:
+        engine = Engine(loaded, methods, self.limit, self.fixed_rows, stops, self.mask, self.backend)
+        self.resolved = engine.resolved
+        return engine
 
     def _batch(self, loaded: LoadedModel, samples: Sequence[Sample], indexes: Sequence[int]) -> None:
         """Answer a batch; cells that lack the same samples of it are answered together."""
@@ -257,7 +262,8 @@ class _Group:
                     self.task,
                     records,
                     group_record(self.clock, self.device, cell.rows),
-                    provenance(self.clock, self.device, self.dtype, git, merged.attempts),
+                    provenance(self.clock, self.device, self.dtype, git, merged.attempts)
+                    | {"cache_backend": self.resolved},
                 )
             )
         self.leases.release(cell.entry["fingerprint"])

@@ -130,7 +130,7 @@ def test_eager_attention_builds_no_mask_for_single_tokens(make_model, prompts, a
         masks.append(mask)
         return attend(arena, queries, scaling, mask)
 
-    monkeypatch.setattr("sparsemm.cache.attend", look)
+    monkeypatch.setattr("sparsemm.kernels.ragged_attention.attend", look)
     Engine(loaded, [full], 4).answer(prompts)
     assert masks and not [mask for mask in masks if mask is not None]
 

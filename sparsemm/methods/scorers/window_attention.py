@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from sparsemm.kernels.window_scores import window_scores
+from sparsemm.kernels.backends import score_window
 from sparsemm.methods.base import Scorer
 
 
@@ -28,4 +28,4 @@ class WindowAttention(Scorer):
 
     def scores(self, queries: Tensor, keys: Tensor, scaling: float, candidates: int) -> Tensor:
         """[H, n] float32; see `Scorer.scores`."""
-        return window_scores(queries, keys, scaling, candidates, self.pool_kernel)
+        return score_window(queries, keys, scaling, candidates, self.pool_kernel)
