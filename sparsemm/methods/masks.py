@@ -4,7 +4,7 @@ A mask is a control, not a compression: it changes the prefill, so masked cells 
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -66,10 +66,10 @@ class HeadMask(ABC):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class NoMask(HeadMask):
-    """All heads work."""
+    """All heads work; share and zero are there for grids that sweep them beside other masks, and ignored."""
 
-    share: float = field(default=0.0, init=False)
-    zero: Zero = field(default="query", init=False)
+    share: float = 0.0
+    zero: Zero = "query"
 
     def __post_init__(self) -> None:
         """No share to look at."""

@@ -38,6 +38,7 @@ class Entry:
     devices: frozenset[str]
     whole: bool = False  # every document of the benchmark's own split was asked
     published: bool = False  # model and task were set up as conf/protocol/paper.yaml has them
+    spread: tuple[float, float] | None = None  # scores of the lowest and the highest of several seeds
     best: bool = False
     p: float | None = None  # against the best of the column, Holm-adjusted
 
@@ -103,6 +104,7 @@ def make_entry(results: Sequence[Result]) -> Entry:
         entries_per_head=_mean(results, "entries_per_head"),
         kept_share=_mean(results, "kept_share"),
         kept_bytes=_mean(results, "kept_bytes"),
+        spread=(min(scored), max(scored)) if len(scored) > 1 else None,
         devices=frozenset(str(result["provenance"]["device"]) for result in results),
         whole=all(result.get("whole") is True for result in results),
         published=all(result.get("published") is True for result in results),

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from sparsemm.results import compare
 from sparsemm.results.entries import Entry
-from sparsemm.results.names import metric_name
+from sparsemm.results.names import column_name, metric_name
+from sparsemm.results.notes import MASKED
 from sparsemm.results.tables import Row, Table
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def draw(tables: Sequence[Table], folder: Path, name: str = "figure") -> list[Pa
         starts = range(0, len(shown), PANELS_ABREAST)
         panels_of = [[*shown[start : start + PANELS_ABREAST]] for start in starts]
     abreast, deep = len(panels_of[0]), len(panels_of)
-    styles = _styles(shown)
+    styles = styles_of(shown)
     look = {
         "font.size": 10,
         "axes.spines.top": False,
@@ -111,7 +112,7 @@ def _by_model_and_task(tables: Sequence[Table]) -> list[list[Table | None]]:
     return [[found.get((model, task)) for task in tasks] for model in models]
 
 
-def _styles(tables: Sequence[Table]) -> dict[Row, tuple[str, str, Any]]:
+def styles_of(tables: Sequence[Table]) -> dict[Row, tuple[str, str, Any]]:
     """Give every row its colour and marker: a method's first row the method's own, the others free ones."""
     rows = list(dict.fromkeys(row for table in tables for row in table.rows))
     used = {STYLES[row.family] for row in rows if row.family in STYLES}
@@ -182,7 +183,7 @@ def _paper_points(
     panel: Axes, table: Table, row: Row, positions: dict[Any, float], color: str, marker: str
 ) -> None:
     """Draw the paper's numbers of a row, with a gap where there is none."""
-    numbers = [_paper_score(table, row, column) for column in table.columns]
+    numbers = [paper_score(table, row, column) for column in table.columns]
     if all(math.isnan(number) for number in numbers):
         return
     look: dict[str, Any] = {"color": color, "linestyle": ":", "linewidth": 1.0, "zorder": 2}
@@ -193,7 +194,7 @@ def _paper_points(
         panel.plot([positions[column] for column in table.columns], numbers, **look)
 
 
-def _paper_score(table: Table, row: Row, column: Any) -> float:
+def paper_score(table: Table, row: Row, column: Any) -> float:
     """The paper's number as shown; NaN where there is none, or where ours means something else."""
     number = compare.published(table, row, column) if compare.comparable(table) else None
     return math.nan if number is None else table.scale.factor * number.score
@@ -201,7 +202,7 @@ def _paper_score(table: Table, row: Row, column: Any) -> float:
 
 def _has_paper_points(table: Table) -> bool:
     return any(
-        not math.isnan(_paper_score(table, row, column)) for row in table.rows for column in table.columns
+        not math.isnan(paper_score(table, row, column)) for row in table.rows for column in table.columns
     )
 
 
@@ -236,8 +237,10 @@ def _positions(panel: Axes, table: Table) -> dict[Any, float]:
         positions = [float(text.removesuffix("%")) for text in texts]
     else:
         positions = [float(number) for number in range(len(columns))]
+        if table.column_key == MASKED and all(percent):
+            positions = [float(text.removesuffix("%")) for text in texts]
     panel.set_xticks(positions, texts)
     panel.minorticks_off()
     kind = "share of the prompt kept" if columns and all(percent) else "budget (entries per KV head)"
-    panel.set_xlabel(kind if table.column_key == "budget" else table.column_key)
+    panel.set_xlabel(kind if table.column_key == "budget" else column_name(table.column_key))
     return dict(zip(columns, positions, strict=True))

@@ -8,12 +8,13 @@ from typing import Any
 
 from sparsemm.results import compare
 from sparsemm.results.entries import Entry
-from sparsemm.results.names import SEEDED, metric_name
+from sparsemm.results.names import SEEDED, column_name, metric_name
 from sparsemm.results.scales import Scale
 from sparsemm.results.statistics import LEVEL, MOST_RESAMPLES
 from sparsemm.results.tables import SEEDS, Row, Table, budget_key
 
 SHOWN = 5  # items of a long list
+MASKED = "mask_share"  # columns of tables about masked heads
 
 
 def number(value: float, digits: int = 2) -> str:
@@ -70,8 +71,9 @@ def equal(values: Iterable[float]) -> bool:
 
 def notes(table: Table) -> list[str]:
     """Return the notes below a table, most important first."""
-    parts = (_sizes, _constant, _entries, _above_prompt, _failed, _seeds, _untested, _mixed, _resolution)
-    return [*(line for part in parts for line in part(table)), *compare.notes(table)]
+    parts = (_sizes, _constant, _entries, _above_prompt, _failed, _seeds, _spread, _untested, _mixed)
+    own = [line for part in (*parts, _resolution) for line in part(table)]
+    return [*own, *compare.notes(table)]
 
 
 def legend(table: Table, *, best: str, same: str, failed: str) -> list[str]:
@@ -79,7 +81,8 @@ def legend(table: Table, *, best: str, same: str, failed: str) -> list[str]:
     entries = list(table.entries.values())
     lines = []
     if any(entry.best for entry in entries):
-        lines.append(f"{best}: best of its column, among the compressed methods.")
+        among = "" if table.column_key == MASKED else ", among the compressed methods"
+        lines.append(f"{best}: best of its column{among}.")
     if any(entry.same_as_best for entry in entries):
         lines.append(
             f"{same}: not significantly different from the best (paired bootstrap over documents, "
@@ -147,7 +150,7 @@ def _entries(table: Table) -> list[str]:
             f"CAUTION: methods do not keep the same number of entries (rounding {', '.join(roundings)}) at "
             f"{table.column_key} {_list(map(str, uneven))}: up to {spread:.3g} entries per head apart."
         )
-    elif any(len(kept) > 1 for kept in by_column.values()):
+    elif any(len(kept) > 1 for kept in by_column.values()) and roundings != ["None"]:
         lines.append(
             f"All methods keep the same number of entries in every column (rounding {roundings[0]})."
         )
@@ -181,6 +184,21 @@ def _seeds(table: Table) -> list[str]:
         few = [f"{column} ({own[column]})" for column in columns if own[column] < SEEDS]
         if few and (row.family in SEEDED or max(own.values()) > 1):
             lines.append(f"{table.name(row)}: fewer than {SEEDS} seeds at {table.column_key} {_list(few)}.")
+    return lines
+
+
+def _spread(table: Table) -> list[str]:
+    """The lowest and the highest seed, where the draw of heads is what varies."""
+    if table.column_key != MASKED:
+        return []
+    lines = []
+    for row in table.rows:
+        own = [
+            f"{column}: {table.scale.text(entry.spread[0])} to {table.scale.text(entry.spread[1])}"
+            for column in table.columns
+            if (entry := table.entries.get((row, column))) is not None and entry.spread is not None
+        ]
+        lines += [f"{table.name(row)}, lowest and highest seed at {', '.join(own)}."] if own else []
     return lines
 
 
@@ -238,7 +256,8 @@ def _list(items: Iterable[str]) -> str:
 def title(table: Table) -> str:
     """Return the table's heading."""
     unit = f"{metric_name(table.metric)}{', %' * (table.scale.unit == '%')}" if table.metric else ""
-    return f"{table.task} ({unit or 'nothing run yet'}), model {table.model}, by {table.column_key}"
+    what = f"{table.task} ({unit or 'nothing run yet'})"
+    return f"{what}, model {table.model}, by {column_name(table.column_key)}"
 
 
 def entry_text(entry: Entry | None, scale: Scale) -> tuple[str, str]:

@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Any
 
 from sparsemm.results.entries import Entry, Result, compare, make_entry
-from sparsemm.results.names import NAMES, SEEDED
+from sparsemm.results.names import NAMES, SEEDED, variant_texts
 from sparsemm.results.scales import Scale, scale_of
 from sparsemm.results.siblings import fitting
 from sparsemm.results.statements import Statement
@@ -54,7 +54,7 @@ class Row:
 
     def name(self, seeds: int = 1) -> str:
         """Return the name to show."""
-        extra = [*self.method.split(" ")[1:], *(f"{key} {value}" for key, value in self.variant)]
+        extra = [*self.method.split(" ")[1:], *variant_texts(self.variant)]
         if self.family in SEEDED or seeds > 1:
             extra.append(f"{seeds} seed{'s' * (seeds != 1)}")
         name = NAMES.get(self.family, self.family)

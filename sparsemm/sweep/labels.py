@@ -52,11 +52,20 @@ def _mask_label(mask: Settings) -> dict[str, Any]:
     """Nothing where no head is masked: such labels are as they were without masks."""
     if mask["_target_"].endswith(".NoMask"):
         return {}
-    kind = "visual" if mask["_target_"].endswith(".VisualHeadMask") else "random"
+    visual, spared = mask["_target_"].endswith(".VisualHeadMask"), mask.get("spared") is not None
     return {
-        "mask": f"{mask['share']:.1%} of the heads, {kind}, {mask['zero']} zeroed",
+        "mask": "visual heads" if visual else "random other heads" if spared else "random heads",
+        "mask_share": f"{100 * mask['share']:g}%",
+        "mask_zero": mask["zero"],
         "mask_seed": mask.get("seed"),
     }
+
+
+def mask_text(label: Mapping[str, Any]) -> str:
+    """What is masked in a cell: `5% of the heads masked (visual heads, query zeroed)`; '' for nothing."""
+    if "mask" not in label:
+        return ""
+    return f"{label['mask_share']} of the heads masked ({label['mask']}, {label['mask_zero']} zeroed)"
 
 
 def _leaves(node: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:

@@ -9,6 +9,7 @@ from sparsemm.results.store import Store
 from sparsemm.sweep import prerequisites
 from sparsemm.sweep.cells import Cell
 from sparsemm.sweep.jobs import group_into_jobs
+from sparsemm.sweep.labels import mask_text
 
 Measured = dict[tuple[str, str], list[tuple[int, float]]]  # (model, task) -> (cells, seconds per sample)
 
@@ -24,7 +25,8 @@ def describe(store: Store, cells: Sequence[Cell], points: int, shards: int = 1) 
         seconds = _estimate(job, measured)
         total = None if total is None or seconds is None else total + seconds
         model, task = job[0].label["model"], job[0].label["task"]
-        mask = f", {job[0].label['mask']}" if "mask" in job[0].label else ""
+        masked = mask_text(job[0].label)
+        mask = f", {masked}" if masked else ""
         first = number * shards
         name = f"job {first}" if shards == 1 else f"jobs {first}-{first + shards - 1}"
         each = None if seconds is None else seconds / shards
