@@ -1,9 +1,9 @@
 """Jobs: what one worker runs, as immutable files; and the function that every Hydra launcher calls."""
 
 import json
-import subprocess
+import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,9 +12,10 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from sparsemm.results.files import create_exclusively, read_json, storage_error
+from sparsemm.results.files import create_exclusively, read_json, storage_error, write_atomically
 from sparsemm.results.store import Store
 from sparsemm.sweep.cells import Cell, CellMaker
+from sparsemm.sweep.code import changes, git_diff, git_state
 from sparsemm.sweep.compose import plain_settings
 from sparsemm.sweep.digests import canonical, digest
 from sparsemm.sweep.errors import CellsFailed, UnusableConfiguration
@@ -72,16 +73,27 @@ def group_into_jobs(cells: Iterable[Cell]) -> list[list[Cell]]:
 
 
 def write_jobs(
-    store: Store, sweep: SweepRecord, jobs: Sequence[Sequence[Cell]], shards: int = 1
+    store: Store, sweep: SweepRecord, jobs: Sequence[Sequence[Cell]], shards: int | Sequence[int] = 1
 ) -> list[Path]:
-    """Write sweep.json and one file per job and shard.
+    """Write sweep.json, the code's difference to its commit, and one file per job and shard.
+
+    Args:
+        store: where to.
+        sweep: what was asked for.
+        jobs: cells of each.
+        shards: in how many parts the samples of every job are split, or of each.
 
     Raises:
         FileExistsError: another sweep has this id.
     """
     folder = store.sweeps / sweep.id
     _create(folder / "sweep.json", asdict(sweep))
-    parts = [(cells, (shard, shards)) for cells in jobs for shard in range(shards)]
+    if sweep.git.get("diff"):
+        write_atomically(folder / "code.diff", git_diff())
+    split = [shards] * len(jobs) if isinstance(shards, int) else shards
+    parts = [
+        (cells, (shard, number)) for cells, number in zip(jobs, split, strict=True) for shard in range(number)
+    ]
     return [
         write_job(store, sweep.id, number, cells, sweep.git, shard)
         for number, (cells, shard) in enumerate(parts)
@@ -144,15 +156,8 @@ def run_composed(config: DictConfig) -> int:
         UnusableConfiguration: an ordinary configuration that no run could use.
         CellsFailed: its one cell failed.
     """
-    from sparsemm.sweep.worker import run_job
-
     if config.job_file is not None:
-        path = Path(config.job_file)
-        job = read_json(path) or {}
-        if "search" not in job:
-            return run_job(path)
-        Search(**job["search"]).run(job["git"])
-        return 0
+        return run_file(Path(config.job_file))
     try:
         cell = CellMaker().cell(plain_settings(config))
     except ValueError as error:
@@ -162,6 +167,8 @@ def run_composed(config: DictConfig) -> int:
     if store.cell(cell.fingerprint).result() is not None:
         print(f"{cell.fingerprint}: finished already")
         return 0
+    from sparsemm.sweep.worker import run_job
+
     hydra = HydraConfig.get()
     number = OmegaConf.select(hydra, "job.num", throw_on_missing=False) or 0
     if run_job(write_job(store, Path(hydra.sweep.dir).name, number, [cell], git_state())):
@@ -169,22 +176,17 @@ def run_composed(config: DictConfig) -> int:
     return 0
 
 
-def git_state() -> dict[str, Any]:
-    """Commit and dirty flag of the clone that this code lies in; None outside a clone."""
-    root = Path(__file__).resolve().parents[2]
+def run_file(path: Path, stop: Callable[[], bool] = lambda: False, job_id: str = "") -> int:
+    """Run a job file, until `stop` asks for an end at a sample boundary; returns the number of failed cells."""
+    from sparsemm.sweep.worker import run_job
 
-    def git(*arguments: str) -> str:
-        done = subprocess.run(
-            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True
-        )
-        return done.stdout.strip()
-
-    try:
-        if Path(git("rev-parse", "--show-toplevel")) != root:
-            return {"commit": None, "dirty": None}
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
-    except (OSError, subprocess.CalledProcessError):
-        return {"commit": None, "dirty": None}
+    job = read_json(path) or {}
+    if changed := changes(job.get("git") or {}, git_state()):
+        print(f"{path}: the code changed since submission: {changed}.", file=sys.stderr)
+    if "search" not in job:
+        return run_job(path, stop=stop, job_id=job_id)
+    Search(**job["search"]).run(job["git"])
+    return 0
 
 
 def is_grid(override: str) -> bool:

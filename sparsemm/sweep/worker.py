@@ -4,7 +4,7 @@ import itertools
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from sparsemm.results.files import StorageError, read_json
 from sparsemm.results.leases import STALE_S, Heartbeat, Leases, current, new_worker_id
 from sparsemm.results.store import Store
 from sparsemm.sweep.answering import Answering, RunningCell, encode
+from sparsemm.sweep.device import find_device as find_device
 from sparsemm.sweep.leakage import Leakage, head_files, notes
 from sparsemm.sweep.progress import progress
 from sparsemm.sweep.records import (
@@ -39,8 +40,16 @@ WRITERS = 16  # threads that force files to the disk side by side
 POLL_S = 2.0  # between looks at cells that another worker runs
 
 
-def run_job(job_file: Path, stale_s: float = STALE_S) -> int:
+def run_job(
+    job_file: Path, stale_s: float = STALE_S, stop: Callable[[], bool] = lambda: False, job_id: str = ""
+) -> int:
     """Run the cells of a job file that have no result, and wait for those that other workers run.
+
+    Args:
+        job_file: what to run.
+        stale_s: silence after which another worker's cells are taken over.
+        stop: asked at every sample boundary; where it says so, this worker saves and returns.
+        job_id: of a cluster, for those who look.
 
     Returns:
         The number of cells that failed.
@@ -55,21 +64,24 @@ def run_job(job_file: Path, stale_s: float = STALE_S) -> int:
     store, worker = Store(Path(job["store"])), new_worker_id()
     shard, shards = job["shard"]
     leases = Leases(store, worker, stale_s, part=f"shard-{shard}-of-{shards}" if shards > 1 else "")
-    beat = Heartbeat(store, worker, job=f"{job['sweep']}/{job['job']}", every_s=min(10.0, stale_s / 6))
+    name = f"{job['sweep']}/{job['job']}"
+    beat = Heartbeat(store, worker, job=name, job_id=job_id, every_s=min(10.0, stale_s / 6))
     failed, ended = set[str](), set[str]()  # ended: this shard of the cell is answered, others may not be
     waiting_for: str | None = None
     with beat, ThreadPoolExecutor(WRITERS) as pool:
-        while missing := [
-            entry
-            for entry in job["cells"]
-            if entry["fingerprint"] not in failed | ended
-            and store.cell(entry["fingerprint"]).result() is None
-        ]:
+        while not stop() and (
+            missing := [
+                entry
+                for entry in job["cells"]
+                if entry["fingerprint"] not in failed | ended
+                and store.cell(entry["fingerprint"]).result() is None
+            ]
+        ):
             won = list(pool.map(lambda entry: leases.acquire(entry["fingerprint"]), missing))
             mine = [entry for entry, got in zip(missing, won, strict=True) if got]
             if mine:
                 try:
-                    ended |= _Group(store, leases, beat, pool, mine, job).run()
+                    ended |= _Group(store, leases, beat, pool, mine, job, stop).run()
                 except StorageError:
                     raise
                 except Exception as error:  # nothing can be answered: the reason belongs to every cell
@@ -104,8 +116,10 @@ class _Group:
         pool: ThreadPoolExecutor,
         entries: Sequence[dict[str, Any]],
         job: dict[str, Any],
+        stop: Callable[[], bool],
     ):
         self.store, self.leases, self.beat, self.pool, self.job = store, leases, beat, pool, job
+        self.stop = stop
         settings = entries[0]["settings"]
         engine = settings["engine"]
         self.batch, self.dtype = int(engine["batch_prompts"]), str(settings["model"]["dtype"])
@@ -153,6 +167,8 @@ class _Group:
             reset_peak_memory(self.device)
             with progress(total, total - len(todo), f"{len(self.cells)} cells") as bar:
                 for batch in _batches(todo, self.batch):
+                    if self.stop():
+                        break
                     began = time.monotonic()
                     self._batch(loaded, [read_sample(self.task, index) for index in batch], batch)
                     self.clock.wall_s += time.monotonic() - began
@@ -267,22 +283,6 @@ class _Group:
                 )
             )
         self.leases.release(cell.entry["fingerprint"])
-
-
-def find_device(name: str) -> torch.device:
-    """The device that was asked for; `auto` is the GPU where there is one.
-
-    Raises:
-        ValueError: cuda is not there.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(
-            f"engine.device={name}: PyTorch sees no GPU here. "
-            "Set engine.device=cpu, or install a CUDA build of PyTorch."
-        )
-    return torch.device(name)
 
 
 def _batches(items: Sequence[int], size: int) -> Iterator[list[int]]:

@@ -1,0 +1,240 @@
+"""hydra/launcher=slurm: submits a sweep's jobs as arrays through submitit, and returns."""
+
+import re
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from shlex import quote
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn, JobStatus
+
+from sparsemm.config import check_target
+from sparsemm.results.store import Store
+from sparsemm.sweep import slurm
+from sparsemm.sweep.errors import CellsFailed, UnusableConfiguration
+from sparsemm.sweep.slurm_job import SlurmTask
+from sparsemm.sweep.submitted import Job, Part, Submission, Submitted, jobs_of, states
+
+MOST = 1000  # jobs of one array: their files lie in one folder
+NOT_OURS = "job_file must be given: hydra/launcher=slurm runs the jobs of the project's own sweeper"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlurmParameters:
+    """What conf/hydra/launcher/slurm.yaml describes.
+
+    Raises:
+        ValueError: a value that no job could have.
+    """
+
+    partition: str | None
+    account: str | None
+    qos: str | None
+    time_min: int
+    gpus: int
+    cpus: int
+    mem_gb: int | float | None
+    exclusive: bool
+    workers: int
+    array_parallelism: int
+    job_minutes: int
+    max_timeouts: int
+    signal_s: int
+    setup: list[str]
+    environment: dict[str, Any]
+    sbatch: dict[str, Any]
+    wait: bool
+    poll_s: int | float
+
+    def __post_init__(self) -> None:
+        for name in ("time_min", "cpus", "workers", "array_parallelism", "job_minutes", "signal_s"):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"{_KEY}.{name}={getattr(self, name)}: must be at least 1. Set {_KEY}.{name}."
+                )
+        for name in ("gpus", "max_timeouts"):
+            if getattr(self, name) < 0:
+                raise ValueError(
+                    f"{_KEY}.{name}={getattr(self, name)}: must be 0 or more. Set {_KEY}.{name}."
+                )
+        for name in self.environment:
+            if not str(name).isidentifier():
+                raise ValueError(f"{_KEY}.environment: {name} is no name of a variable. Correct it.")
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> "SlurmParameters":
+        """Parameters as Hydra gives them.
+
+        Raises:
+            ValueError: an unknown parameter, one that is missing, or a value of another type.
+        """
+        check_target(_KEY, {"_target_": f"{cls.__module__}.{cls.__name__}", **given})
+        return cls(**given)
+
+    def for_submitit(self, name: str) -> dict[str, Any]:
+        """Parameters of submitit's SLURM executor."""
+        optional = {
+            "partition": self.partition,
+            "account": self.account,
+            "qos": self.qos,
+            "mem": f"{int(self.mem_gb * 1024)}MB" if self.mem_gb else None,
+            "gpus_per_node": self.gpus or None,
+            "exclusive": self.exclusive or None,
+            "additional_parameters": {"requeue": True, **self.sbatch},
+        }
+        return {
+            "job_name": name,
+            "time": self.time_min,
+            "nodes": 1,
+            "ntasks_per_node": self.workers,
+            "cpus_per_task": self.cpus,
+            "array_parallelism": self.array_parallelism,
+            "signal_delay_s": self.signal_s,
+            "stderr_to_stdout": True,
+            "setup": list(self._setup()),
+            **{key: value for key, value in optional.items() if value is not None},
+        }
+
+    def _setup(self) -> Iterator[str]:
+        yield "export PYTHONSAFEPATH=1"  # a folder of the working directory shadows no installed package
+        yield f"export OMP_NUM_THREADS={self.cpus}"
+        yield from self.setup
+        for name, value in self.environment.items():
+            yield f"export {name}={quote(str(value))}"
+
+
+_KEY = "hydra.launcher"
+
+
+def check(given: Mapping[str, Any]) -> SlurmParameters:
+    """The parameters, before anything is written.
+
+    Raises:
+        UnusableConfiguration: they cannot be used, or not on this machine.
+    """
+    try:
+        parameters = SlurmParameters.of(given)
+        import submitit  # noqa: F401
+    except ValueError as error:
+        raise UnusableConfiguration(f"Nothing was submitted: {error}") from error
+    except ImportError as error:
+        raise UnusableConfiguration(
+            'hydra/launcher=slurm needs submitit. Install it: pip install "sparsemm[slurm]"'
+        ) from error
+    for program in ("sbatch", "srun"):
+        if shutil.which(program) is None:
+            raise UnusableConfiguration(
+                f"hydra/launcher=slurm: there is no {program} on this machine's PATH. Run this on a login node "
+                "of the cluster, or leave hydra/launcher out to run here."
+            )
+    return parameters
+
+
+def launch(parameters: SlurmParameters, folder: Path, overrides: Sequence[Sequence[str]]) -> list[JobReturn]:
+    """Submit job files, in a sweep's folder, as arrays; with `wait`, stay until they have ended.
+
+    Raises:
+        UnusableConfiguration: sbatch refuses; nothing was submitted.
+        CellsFailed: sbatch refuses a later array.
+    """
+    files = [_job_file(one) for one in overrides]
+    step = parameters.workers
+    jobs = [Job.of(files[start : start + step]) for start in range(0, len(files), step)]
+    most = min(slurm.max_array(), MOST)
+    parts = [
+        Part(f"{folder.name}.{number}", folder / "slurm" / str(number), tuple(jobs[start : start + most]))
+        for number, start in enumerate(range(0, len(jobs), most))
+    ]
+    submission = Submission(folder, time.time(), tuple(parts))
+    submission.write()
+    for number, part in enumerate(parts):
+        try:
+            submission = submission.with_id(number, _submit(parameters, part))
+        except _Refused as error:
+            if not number:
+                raise UnusableConfiguration(f"Nothing was submitted. {error}") from error
+            left = sum(len(one.jobs) for one in parts[number:])
+            raise CellsFailed(
+                f"{left} of {len(jobs)} jobs were not submitted. {error} "
+                "Run the same command again later: what is in the queue is left out."
+            ) from error
+        submission.write()
+        print(
+            f"SLURM job {submission.parts[number].id}: {len(part.jobs)} jobs, logs in {part.folder}",
+            flush=True,
+        )
+    failed = _wait(submission, parameters.poll_s) if parameters.wait else {}
+    return [_returned(one, failed.get(str(file))) for one, file in zip(overrides, files, strict=True)]
+
+
+class _Refused(RuntimeError):
+    """sbatch's own words."""
+
+
+def _submit(parameters: SlurmParameters, part: Part) -> str:
+    """The id of the array (or of the one job)."""
+    import submitit
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+    executor = submitit.SlurmExecutor(part.folder, max_num_timeout=parameters.max_timeouts)
+    executor.update_parameters(**parameters.for_submitit(part.name))
+    task = SlurmTask(max(1, parameters.signal_s * 2 // 3))
+    try:
+        jobs = executor.map_array(task, [[str(file) for file in job.files] for job in part.jobs])
+    except (FailedJobError, FailedSubmissionError, OSError) as error:
+        said = re.findall(r"^sbatch: (?:error: )?(.*)$", str(error), re.MULTILINE) or [str(error)]
+        words = ". ".join(dict.fromkeys(line.rstrip(".") for line in said))
+        raise _Refused(
+            f"sbatch says: {words}. Set {_KEY}.partition, account, qos or time_min; see sinfo -s."
+        ) from error
+    return str(jobs[0].job_id).partition("_")[0]
+
+
+def _wait(submission: Submission, poll_s: float) -> dict[str, str]:
+    """Print one line per change until no job is left.
+
+    Returns:
+        Why a job stopped, by job file, for jobs that ended otherwise than by coming to their end.
+    """
+    shown = ""
+    while True:
+        try:
+            (jobs,) = jobs_of([submission])
+            text = states(jobs)
+        except slurm.SlurmSilent as error:
+            jobs, text = [], f"SLURM does not answer: {error}"
+        if text != shown:
+            print(text, flush=True)
+            shown = text
+        if jobs and not any(job.live for job in jobs):
+            store = Store(submission.folder.parents[1])
+            broken = [job for job in jobs if job.broken and _unexplained(store, job)]
+            return {str(file): job.words() for job in broken for file in job.files}
+        time.sleep(poll_s)
+
+
+def _unexplained(store: Store, job: Submitted) -> bool:
+    """Whether the store does not say why the job failed: a cell has neither a result nor a failure."""
+    folders = [store.cell(name) for name in job.job.cells]
+    open_cells = [one for one in folders if one.result() is None and one.failure() is None]
+    return bool(open_cells) or not folders
+
+
+def _job_file(overrides: Sequence[str]) -> Path:
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        if override.key_or_group == "job_file":
+            return Path(str(override.value()))
+    raise UnusableConfiguration(f"{NOT_OURS}. Leave hydra/sweeper out, or choose another launcher.")
+
+
+def _returned(overrides: Sequence[str], stopped: str | None) -> JobReturn:
+    """What Hydra wants to know: COMPLETED also means submitted."""
+    done = JobReturn()
+    done.overrides = list(overrides)
+    done.status = JobStatus.FAILED if stopped else JobStatus.COMPLETED
+    done.return_value = OSError(stopped) if stopped else 0
+    return done

@@ -1,0 +1,277 @@
+"""What was submitted to SLURM, and what has become of it: sweeps/<id>/slurm.json joined with the queue.
+
+A sweep's jobs are found by name, which is written before anything is submitted and which no other sweep has:
+ids may begin again when a controller loses its state.
+"""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from sparsemm.results.files import read_json, write_atomically
+from sparsemm.results.store import Store
+from sparsemm.sweep import slurm
+from sparsemm.sweep.plan import count
+
+GONE_S = 20.0  # after which a job that SLURM does not know is lost, not just being submitted
+TAIL_LINES, TAIL_BYTES = 6, 4096  # of a log, on a screen
+SHOWN = 8  # lines of one kind on a screen
+MEANING = {  # of reasons that do not go away by waiting
+    "PartitionTimeLimit": "time_min is above the partition's limit: cancel, and submit with less",
+    "PartitionNodeLimit": "the partition has no such nodes",
+    "AssocMaxJobsLimit": "your account's limit of jobs",
+    "QOSMaxJobsPerUserLimit": "your limit of jobs in this qos",
+    "JobHeldUser": "held by you: scontrol release",
+    "JobHeldAdmin": "held by an administrator",
+    "BeginTime": "requeued a moment ago",
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One element of an array: job files that it runs, and the cells in them."""
+
+    files: tuple[Path, ...]
+    cells: tuple[str, ...]
+
+    @classmethod
+    def of(cls, files: Sequence[Path]) -> "Job":
+        """The job of these job files; a head search has no cells."""
+        entries = (entry for file in files for entry in (read_json(file) or {}).get("cells", []))
+        return cls(tuple(files), tuple(dict.fromkeys(entry["fingerprint"] for entry in entries)))
+
+
+@dataclass(frozen=True)
+class Part:
+    """One array."""
+
+    name: str  # of its jobs in SLURM
+    folder: Path  # logs, and what submitit keeps
+    jobs: tuple[Job, ...]
+    id: str | None = None  # of the array; None before sbatch has answered
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What one sweep submitted."""
+
+    folder: Path  # of the sweep
+    created: float
+    parts: tuple[Part, ...]
+    cells: frozenset[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        cells = frozenset(cell for part in self.parts for job in part.jobs for cell in job.cells)
+        object.__setattr__(self, "cells", cells)
+
+    def with_id(self, number: int, job_id: str) -> "Submission":
+        """The same, where sbatch has answered for a part."""
+        parts = [replace(part, id=job_id) if n == number else part for n, part in enumerate(self.parts)]
+        return replace(self, parts=tuple(parts))
+
+    def write(self) -> None:
+        """Write slurm.json."""
+        parts = [
+            {
+                "name": part.name,
+                "id": part.id,
+                "folder": str(part.folder),
+                "jobs": [{"files": list(map(str, job.files)), "cells": job.cells} for job in part.jobs],
+            }
+            for part in self.parts
+        ]
+        write_atomically(self.folder / "slurm.json", json.dumps({"created": self.created, "parts": parts}))
+
+    @classmethod
+    def read(cls, path: Path) -> "Submission | None":
+        """A slurm.json; None where it is missing."""
+        content = read_json(path)
+        if content is None:
+            return None
+        return cls(path.parent, content["created"], tuple(_part(one) for one in content["parts"]))
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """One job and what SLURM says about it."""
+
+    job: Job
+    id: str
+    log: Path
+    state: str  # SLURM's; GONE: it knows no such job; UNSENT: it was never submitted
+    reason: str = ""
+    node: str = ""
+    restarts: int = 0
+
+    @property
+    def live(self) -> bool:
+        """Whether it waits or runs."""
+        return self.state not in (*slurm.ENDED, "GONE", "UNSENT")
+
+    @property
+    def broken(self) -> bool:
+        """Whether it ended otherwise than well."""
+        return not self.live and self.state not in ("COMPLETED", "UNSENT")
+
+    def line(self) -> str:
+        """What a live job does."""
+        requeued = f", preempted or timed out {count(self.restarts, 'time')}" if self.restarts else ""
+        if self.state == "PENDING":
+            return f"SLURM {self.id}: pending ({_meaning(self.reason)}){requeued}"
+        return f"SLURM {self.id}: {self.state.lower()} on {self.node or '?'}{requeued}"
+
+    def words(self) -> str:
+        """How a broken job ended, with the end of its log."""
+        where = f" on {self.node}" if self.node else ""
+        what = "unknown to SLURM, and without a result" if self.state == "GONE" else self.state.lower()
+        lines = _tail(self.log)
+        if lines is None:
+            return (
+                f"SLURM {self.id}: {what}{where}. No log at {self.log}: if the node could not write there, "
+                "give an output folder on a disk that all nodes share."
+            )
+        return "\n".join(
+            [f"SLURM {self.id}: {what}{where}, log {self.log}", *(f"    {one}" for one in lines)]
+        )
+
+
+class Submissions:
+    """All submissions of a store; what has not changed is read once."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._known: dict[Path, tuple[Any, Submission]] = {}
+
+    def about(self, fingerprints: Collection[str]) -> list[Submission]:
+        """Those with any of these cells, the newest first."""
+        wanted = set(fingerprints)
+        found = [one for one in self._all() if not wanted.isdisjoint(one.cells)] if wanted else []
+        return sorted(found, key=lambda one: one.created, reverse=True)
+
+    def jobs(self, fingerprints: Collection[str]) -> dict[str, list[Submitted]]:
+        """For every cell that was submitted: its jobs that live; without any, those of its last submission.
+
+        Raises:
+            SlurmSilent: SLURM does not answer.
+        """
+        submissions = self.about(fingerprints)
+        wanted = set(fingerprints)
+        found: dict[str, list[Submitted]] = {}
+        for jobs in jobs_of(submissions):
+            by_cell: dict[str, list[Submitted]] = {}
+            for one in jobs:
+                for cell in wanted.intersection(one.job.cells):
+                    by_cell.setdefault(cell, []).append(one)
+            for cell, mine in by_cell.items():
+                living = [one for one in mine if one.live]
+                known = found.get(cell)
+                if known is None:
+                    found[cell] = living or mine
+                elif living:
+                    found[cell] = [one for one in known if one.live] + living
+        return found
+
+    def _all(self) -> list[Submission]:
+        found = []
+        for path in self._store.sweeps.glob("*/slurm.json"):
+            stat = path.stat()
+            stamp = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+            if self._known.get(path, (None,))[0] != stamp:
+                read = Submission.read(path)
+                if read is None:
+                    continue
+                self._known[path] = (stamp, read)
+            found.append(self._known[path][1])
+        return found
+
+
+def jobs_of(submissions: Sequence[Submission]) -> list[list[Submitted]]:
+    """The jobs of each submission; one squeue call, and one sacct call where squeue has forgotten some.
+
+    Raises:
+        SlurmSilent: SLURM does not answer.
+    """
+    names = [part.name for one in submissions for part in one.parts]
+    if not names or not slurm.is_here():
+        return [[] for _ in submissions]
+    seen = {(one.name, one.index): one for one in slurm.in_queue(names)}
+    forgotten = [
+        part.name
+        for one in submissions
+        for part in one.parts
+        if any((part.name, index) not in seen for index in range(len(part.jobs)))
+    ]
+    if forgotten:
+        oldest = min(one.created for one in submissions)
+        seen = {(one.name, one.index): one for one in slurm.in_accounts(forgotten, oldest)} | seen
+    return [
+        [
+            _submitted(submission, part, index, seen.get((part.name, index)))
+            for part in submission.parts
+            for index in range(len(part.jobs))
+        ]
+        for submission in submissions
+    ]
+
+
+def lines(jobs: Iterable[Submitted]) -> list[str]:
+    """Jobs as text: those that run, those that wait (by reason), and how the broken ones ended."""
+    unique = list({(one.id, one.log): one for one in jobs}.values())
+    running = [one.line() for one in unique if one.live and (one.state != "PENDING" or one.restarts)]
+    waiting = Counter(
+        (one.id.partition("_")[0], one.reason)
+        for one in unique
+        if one.state == "PENDING" and not one.restarts
+    )
+    pending = [
+        f"SLURM {job}: {count(number, 'job')} pending ({_meaning(reason)})"
+        for (job, reason), number in waiting.items()
+    ]
+    broken = [one.words() for one in unique if one.broken]
+    return [*_cut(running), *_cut(pending), *_cut(broken)]
+
+
+def states(jobs: Sequence[Submitted]) -> str:
+    """How many jobs are in which state, on one line."""
+    counts = Counter(one.state.lower() for one in jobs)
+    return ", ".join(f"{number} {state}" for state, number in counts.items())
+
+
+def _part(content: dict[str, Any]) -> Part:
+    jobs = [Job(tuple(map(Path, job["files"])), tuple(job["cells"])) for job in content["jobs"]]
+    return Part(content["name"], Path(content["folder"]), tuple(jobs), content["id"])
+
+
+def _submitted(submission: Submission, part: Part, index: int, seen: slurm.Queued | None) -> Submitted:
+    array = seen.id.partition("_")[0] if seen else part.id or "?"
+    job_id = f"{array}_{index}" if len(part.jobs) > 1 else array
+    log = part.folder / f"{job_id}_0_log.out"
+    if seen:
+        return Submitted(part.jobs[index], job_id, log, seen.state, seen.reason, seen.node, seen.restarts)
+    fresh = time.time() - submission.created < GONE_S
+    state = "UNSENT" if part.id is None else "PENDING" if fresh else "GONE"
+    return Submitted(part.jobs[index], job_id, log, state)
+
+
+def _tail(log: Path) -> list[str] | None:
+    try:
+        with log.open("rb") as stream:
+            stream.seek(max(0, log.stat().st_size - TAIL_BYTES))
+            text = stream.read().decode(errors="replace")
+    except OSError:
+        return None
+    return [line for line in text.splitlines() if line.strip()][-TAIL_LINES:]
+
+
+def _meaning(reason: str) -> str:
+    more = MEANING.get(reason)
+    return f"{reason}: {more}" if more else reason or "no reason given"
+
+
+def _cut(found: list[str]) -> list[str]:
+    more = len(found) - SHOWN
+    return [*found[:SHOWN], f"... and {more} more SLURM jobs"] if more > 0 else found
