@@ -33,7 +33,7 @@ ALLOWED = {
     "sweep": (
         *("config", "engine", "heads", "methods", "models", "needs", "paths", "prefetch", "results", "tasks"),
     ),
-    "experiments": ("models", "paths", "results", "tasks"),
+    "experiments": ("heads", "models", "paths", "results", "tasks"),
     "api": ("cache", "cli", "config", "engine", "methods"),
     "lmms_plugin": ("api", "config", "engine", "methods", "models", "sweep.worker", "tasks"),
     "cli": ("config", "help", "results", "sweep"),
@@ -54,6 +54,9 @@ SEAMS = {
     "flash_attn": ("engine.flash", "kernels.flash_backend"),
     "submitit": ("sweep", "hydra_plugins"),
     "wandb": ("results.wandb",),
+    "wandb_workspaces": ("results.wandb",),
+    "jinja2": ("results.page",),
+    "markupsafe": ("results.page",),
     "lmms_eval": ("tasks.lmms", "lmms_plugin"),
 }
 

@@ -10,6 +10,7 @@ from typing import Any
 from sparsemm.results.entries import Result
 from sparsemm.results.figures import MOST_PANELS, draw
 from sparsemm.results.files import storage_error, write_atomically
+from sparsemm.results.page import Material, Page, write_page
 from sparsemm.results.render import WIDTH, latex, markdown, to_csv, to_latex, to_markdown, to_text
 from sparsemm.results.tables import Claim, build_tables, missing_labels
 from sparsemm.results.verdicts import Verdict, judge
@@ -24,10 +25,12 @@ def write_report(
     out_dir: Path,
     claim: Claim | None = None,
     beside_results: Iterable[Result] = (),
+    material: Material | None = None,
 ) -> str:
-    """Write table.md, .csv, .tex and figure.png, .svg into `out_dir`; return what to print.
+    """Write table.md, .csv, .tex, figure.png, .svg and page.html into `out_dir`; return what to print.
 
-    `beside_results` are the finished results of the experiment that `claim.beside` names.
+    `beside_results` are the finished results of the experiment that `claim.beside` names; with `material` the
+    page shows samples and head maps too.
     """
     found = list(results)
     tables = build_tables(found, expected_labels, claim, beside_results)
@@ -53,6 +56,17 @@ def write_report(
         paths += draw(tables, out_dir)
     except OSError as error:
         raise storage_error(out_dir, error) from error
+    page = Page(
+        title=title,
+        sentence=claim.sentence if claim else "",
+        tables=tables,
+        results=found,
+        verdicts=verdicts,
+        expected=len(expected_labels),
+        missing=len(missing),
+        material=material,
+    )
+    paths.append(write_page(page, out_dir / "page.html"))
 
     shown = [] if claim and claim.figure else [*map(to_text, tables)]
     said = [part for line in intro for part in textwrap.wrap(line, WIDTH)] if claim and claim.paper else intro

@@ -91,11 +91,21 @@ class CellFolder:
     fingerprint: str
 
     def write_config(self, settings: Mapping[str, Any]) -> None:
-        """Write config.yaml for people to read; nothing here reads it back."""
+        """Write config.yaml: for people, and for what a report shows besides numbers."""
         import yaml
 
         text = yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True, width=100)
         write_atomically(self.path / "config.yaml", text)
+
+    def config(self) -> dict[str, Any]:
+        """Return the settings in config.yaml; empty where it is missing or torn."""
+        import yaml
+
+        try:
+            settings = yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError):
+            return {}
+        return settings if isinstance(settings, dict) else {}
 
     def begin_attempt(self, worker: str) -> Attempt:
         """Open a new samples file with the next free number; its first line says who writes it."""

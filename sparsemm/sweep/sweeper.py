@@ -9,8 +9,6 @@ import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -22,6 +20,7 @@ from omegaconf import DictConfig, open_dict
 from sparsemm.results.store import Store
 from sparsemm.sweep import plan, prerequisites, search, status
 from sparsemm.sweep.cells import Cell
+from sparsemm.sweep.claims import experiment_claim, refuse_claim
 from sparsemm.sweep.compose import Composer
 from sparsemm.sweep.errors import CellsFailed, UnusableConfiguration
 from sparsemm.sweep.grid import Grid, make_grid
@@ -49,6 +48,7 @@ class Subject:
     name: str  # of the report
     experiment: str | None
     labels: Labels
+    overrides: Sequence[str]
 
 
 @dataclass
@@ -84,6 +84,7 @@ class Sweep:
             raise UnusableConfiguration(
                 f"hydra.sweeper.action={action}: must be one of {', '.join(actions)}. Use the verbs."
             )
+        refuse_claim(self.experiment, action)
         return actions[action]() or []
 
     @property
@@ -123,6 +124,8 @@ class Sweep:
             print(search.import_file(str(self.config.import_file), points[0]))
             return
         self._search([search.make_search(point) for point in points])
+        claim = experiment_claim(self.experiment)
+        print(search.agreement(points, claim, self.store.reports / self._name), end="")
 
     def _search(self, searches: Sequence[search.Search]) -> None:
         """Run head searches as jobs, and wait for them.
@@ -232,12 +235,14 @@ class Sweep:
 
     def _report(self, subject: Subject) -> str:
         from sparsemm.results.report import write_report
+        from sparsemm.sweep.pictures import material_of
 
-        claim = experiment_claim(subject.experiment) if subject.experiment else None
+        claim = experiment_claim(subject.experiment)
         beside = labels_of(self.store, claim.beside) if claim and claim.beside else {}
         labels, folder = list(subject.labels.values()), self.store.reports / subject.name
         found, found_beside = self._results(subject.labels), self._results(beside)
-        return str(write_report(subject.name, found, labels, folder, claim, found_beside))
+        material = material_of(self.store, found, subject.overrides)
+        return str(write_report(subject.name, found, labels, folder, claim, found_beside, material))
 
     def _results(self, labels: Labels) -> list[dict[str, Any]]:
         """The finished results of some cells, under the labels that they have here."""
@@ -245,10 +250,14 @@ class Sweep:
             results = self.store.results(labels)
         return [{**result, "label": labels[result["fingerprint"]]} for result in results]
 
-    def _own_subject(self) -> Subject:
+    @property
+    def _name(self) -> str:
         own_grid = self.config.hydra.sweeper.params if self.experiment else None
-        name = report_name(self.experiment, self.arguments, own_grid or {})
-        return Subject(name, self.experiment, {cell.fingerprint: cell.label for cell in self.grid.cells})
+        return report_name(self.experiment, self.arguments, own_grid or {})
+
+    def _own_subject(self) -> Subject:
+        labels = {cell.fingerprint: cell.label for cell in self.grid.cells}
+        return Subject(self._name, self.experiment, labels, self.arguments)
 
     def _subject(self) -> Subject | None:
         """The grid, or without one the last sweep."""
@@ -260,7 +269,7 @@ class Sweep:
             print(f"There is no sweep in {self.store.root} yet. Start one: {start}")
             return None
         labels = {entry["fingerprint"]: entry["label"] for entry in record.cells}
-        return Subject(record.name, record.experiment, labels)
+        return Subject(record.name, record.experiment, labels, record.overrides)
 
 
 @contextlib.contextmanager
@@ -270,12 +279,6 @@ def _reading() -> Iterator[None]:
         yield
     except ValueError as error:
         raise UnusableConfiguration(str(error)) from error
-
-
-def experiment_claim(name: str) -> Any:
-    """CLAIM of sparsemm.experiments.<name>: how the experiment's table is made; None where there is none."""
-    module = f"sparsemm.experiments.{name}"
-    return import_module(module).CLAIM if name.isidentifier() and find_spec(module) else None
 
 
 def _returned(number: int, returned: Any) -> bool:
