@@ -8,6 +8,14 @@ from torch import Tensor
 SHARES = (0.05, 0.1, 0.2, 0.5)  # of all heads, in the words of `describe`
 
 
+@dataclass(frozen=True, kw_only=True)
+class HeadsClaim:
+    """What an experiment says of head scores; its grid is one of searches, not of cells."""
+
+    title: str
+    sentence: str
+
+
 @dataclass(frozen=True)
 class Comparison:
     """Two sets of scores of one model.

@@ -1,6 +1,6 @@
 """What the search shows: numbers on the terminal, pictures and a page beside the head-score file."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,18 +86,24 @@ def illustrate(
     return paths
 
 
-def compare_files(paths: list[str], picture: Path | None) -> str:
-    """How far head-score files of one model agree, in words; the picture has their curves.
+def compare_files(paths: Sequence[str], picture: Path | None) -> str:
+    """How far head-score files of one model agree, in words.
+
+    Args:
+        paths: the files.
+        picture: gets their curves; beside it come their heat maps, and the numbers as CSV.
 
     Raises:
         ValueError: a file that cannot be read, or scores of other shapes.
     """
-    scores = {path: load_head_scores(path) for path in paths}
+    scores, names = {path: load_head_scores(path) for path in paths}, _names(paths)
+    rows = ["one,other,rank_correlation,best_heads,overlap"]
     lines = [f"{path}: {describe(one)}" for path, one in scores.items()]
     for path in paths:
         halves = agreement_of_halves(read_head_file(path))
         if halves is not None:
             lines.append(f"{path}: rank correlation between halves of its samples {halves:.3f}")
+            rows.append(f"{names[path]},halves of its samples,{halves:.4f},,")
     for place, one in enumerate(paths):
         for other in paths[place + 1 :]:
             found = compare(scores[one], scores[other])
@@ -105,17 +111,21 @@ def compare_files(paths: list[str], picture: Path | None) -> str:
                 f"{one} and {other}: rank correlation {found.correlation:.3f}; of the best {found.heads} "
                 f"heads both name {found.overlap:.0%}"
             )
+            rows.append(
+                f"{names[one]},{names[other]},{found.correlation:.4f},{found.heads},{found.overlap:.4f}"
+            )
     if picture is not None:
         picture.parent.mkdir(parents=True, exist_ok=True)
-        names = _names(paths)
         picture.write_bytes(png(curves({names[path]: one for path, one in scores.items()}), LIGHT))
         maps = picture.with_name(f"{picture.stem}-heatmaps.png")
         maps.write_bytes(png(heat_maps({names[path]: one for path, one in scores.items()}), LIGHT))
-        lines += [str(picture), str(maps)]
+        table = picture.with_suffix(".csv")
+        table.write_text("\n".join(rows) + "\n")
+        lines += [str(picture), str(maps), str(table)]
     return "\n".join(lines)
 
 
-def _names(paths: list[str]) -> dict[str, str]:
+def _names(paths: Sequence[str]) -> dict[str, str]:
     """Short names that tell the files apart."""
     stems = {path: Path(path).stem for path in paths}
     return stems if len(set(stems.values())) == len(paths) else {path: path for path in paths}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsemm.config import Settings, build, check_target
+from sparsemm.heads.compare import HeadsClaim
 from sparsemm.heads.files import folder_of, load_head_scores
 from sparsemm.needs import Need
 from sparsemm.paths import absolute, resolve
@@ -93,7 +94,12 @@ def points(composer: Composer, arguments: Sequence[str]) -> list[Settings]:
         for point in composer.points(arguments):
             if point.settings is None:
                 raise ValueError(point.error)
-            found.setdefault(point.settings["out"], point.settings)
+            first = found.setdefault(point.settings["out"], point.settings)
+            if any(first[key] != point.settings[key] for key in ("model", "data", "samples")):
+                raise ValueError(
+                    f"out={point.settings['out']}: two of these searches would write it. Run them one after "
+                    "the other, each with an out of its own."
+                )
     except ValueError as error:
         raise UnusableConfiguration(f"Nothing was started: {error}") from error
     return list(found.values())
@@ -135,6 +141,28 @@ def needs_of_searches(searches: Sequence[Search]) -> list[Need]:
         return sorted({need for search in searches for need in search.check()})
     except ValueError as error:
         raise UnusableConfiguration(f"Nothing was started: {error}") from error
+
+
+def agreement(settings: Sequence[Settings], claim: object, folder: Path) -> str:
+    """How far the found files of every model agree, in words and pictures; '' without a claim about them.
+
+    Args:
+        settings: of the searches.
+        claim: what the experiment says.
+        folder: where the pictures go.
+    """
+    from sparsemm.heads.report import compare_files
+
+    if not isinstance(claim, HeadsClaim):
+        return ""
+    files: dict[str, list[str]] = {}
+    for one in settings:
+        files.setdefault(one["model"]["name"], []).append(absolute(one["out"]))
+    parts = [claim.title, claim.sentence]
+    for model, paths in files.items():
+        name = "figure.png" if len(files) == 1 else f"figure-{model}.png"
+        parts.append(compare_files(paths, folder / name))
+    return "\n".join(parts) + "\n"
 
 
 def import_file(file: str, settings: Settings) -> str:

@@ -9,8 +9,9 @@ from omegaconf import OmegaConf, open_dict
 
 from sparsemm.results.statistics import summarise
 from sparsemm.results.store import Store
+from sparsemm.sweep.claims import experiment_claim
 from sparsemm.sweep.errors import CellsFailed, UnusableConfiguration
-from sparsemm.sweep.sweeper import Sweep, experiment_claim
+from sparsemm.sweep.sweeper import Sweep
 
 RECORD = {"score": 0.5, "error": None, "kept_entries": 512, "kept_bytes": 4096}
 
@@ -140,4 +141,4 @@ def test_a_result_of_a_newer_version_stops_the_command(make_sweep):
 
 def test_an_experiment_brings_its_claim(make_sweep):
     assert experiment_claim("quickstart") is not None
-    assert experiment_claim("sweep") is None
+    assert experiment_claim("sweep") is None and experiment_claim(None) is None
