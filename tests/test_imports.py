@@ -16,15 +16,16 @@ FOLDERS |= {"hydra_plugins": "hydra_plugins"}
 ALLOWED = {
     "kernels": (),
     "paths": (),
+    "content": (),
     "needs": (),
     "data": (),
     "conf": (),
     "help": (),
     "methods": ("kernels",),
     "cache": ("kernels",),
-    "tasks": ("needs", "paths"),
+    "tasks": ("content", "needs", "paths"),
     # An adapter prepares its model for the ragged cache; engine.attention imports models.base only.
-    "models": ("methods", "needs", "paths", "engine.attention"),
+    "models": ("content", "methods", "needs", "paths", "engine.attention"),
     "engine": ("cache", "kernels", "methods", "models", "tasks"),
     "results": ("paths",),
     "heads": ("cache", "engine", "methods", "models", "needs", "paths", "tasks"),
