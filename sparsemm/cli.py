@@ -67,6 +67,8 @@ def run(arguments: Sequence[str]) -> int:
         if len(rest) < 2 or "=" in rest[1]:
             return _refuse("heads import: name the file. Try: sparsemm heads import FILE model=NAME")
         rest = [f"import_file={quoted(rest[1])}", *rest[2:]]
+    if verb == "retry" and rest[:1] in (["all"], ["failed"]):
+        verb, rest = "retry_all" if rest[0] == "all" else "retry", rest[1:]
     return _call(hydra_arguments(verb, rest))
 
 
@@ -90,9 +92,10 @@ def one_choice(override: str) -> str:
 def register() -> None:
     """Make the schemas and the sweeper known to Hydra."""
     plugins = Plugins.instance()  # first: its scan of installed plugins may execute our module again
-    from hydra_plugins.sparsemm import SparseMMSweeper
+    from hydra_plugins.sparsemm import SlurmLauncher, SparseMMSweeper
 
     plugins.register(SparseMMSweeper)
+    plugins.register(SlurmLauncher)
     register_schemas()
 
 

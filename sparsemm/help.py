@@ -8,7 +8,9 @@ verbs
   plan     the cells of a grid, how many are done, the jobs and the time they need; starts nothing
   prefetch bring a grid's weights and data to this machine's disk
   heads    find the visual heads of a model; import and compare head-score files
-  status   what is done, running, failed and pending
+  status   what is done, running, failed and pending, on this machine and in SLURM
+  cancel   cancel what waits or runs in SLURM
+  retry    run again what failed
   report   the table and the figure of a grid
 
 examples
@@ -71,6 +73,22 @@ examples
   sparsemm status
   sparsemm status +experiment=quickstart
   sparsemm status +experiment=quickstart watch=true""",
+    "cancel": f"""\
+sparsemm cancel [key=value ...]: cancel the SLURM jobs that have cells of a grid; without one, of the last
+sweep. What they have answered is kept: the sweep's command, or retry, goes on from there.
+{_GRID}
+
+examples
+  sparsemm cancel
+  sparsemm cancel +experiment=quickstart""",
+    "retry": f"""\
+sparsemm retry [failed|all] [key=value ...]: run again what failed, or all that has no result and is not in
+the queue; without a grid, of the last sweep. What was answered is kept.
+{_GRID}
+
+examples
+  sparsemm retry
+  sparsemm retry all hydra/launcher=slurm""",
     "report": f"""\
 sparsemm report [key=value ...]: print the table and write it and the figure to outputs/reports/<name>;
 without a grid, of the last sweep. <name> is the experiment (or sweep) and a short code of other settings.

@@ -16,9 +16,11 @@ from sparsemm.config import check_target
 from sparsemm.results.store import Store
 from sparsemm.sweep import slurm
 from sparsemm.sweep.errors import CellsFailed, UnusableConfiguration
+from sparsemm.sweep.plan import count
 from sparsemm.sweep.slurm_job import SlurmTask
 from sparsemm.sweep.submitted import Job, Part, Submission, Submitted, jobs_of, states
 
+_KEY = "hydra.launcher"
 MOST = 1000  # jobs of one array: their files lie in one folder
 NOT_OURS = "job_file must be given: hydra/launcher=slurm runs the jobs of the project's own sweeper"
 
@@ -52,15 +54,9 @@ class SlurmParameters:
 
     def __post_init__(self) -> None:
         for name in ("time_min", "cpus", "workers", "array_parallelism", "job_minutes", "signal_s"):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"{_KEY}.{name}={getattr(self, name)}: must be at least 1. Set {_KEY}.{name}."
-                )
+            _at_least(1, name, getattr(self, name))
         for name in ("gpus", "max_timeouts"):
-            if getattr(self, name) < 0:
-                raise ValueError(
-                    f"{_KEY}.{name}={getattr(self, name)}: must be 0 or more. Set {_KEY}.{name}."
-                )
+            _at_least(0, name, getattr(self, name))
         for name in self.environment:
             if not str(name).isidentifier():
                 raise ValueError(f"{_KEY}.environment: {name} is no name of a variable. Correct it.")
@@ -107,7 +103,9 @@ class SlurmParameters:
             yield f"export {name}={quote(str(value))}"
 
 
-_KEY = "hydra.launcher"
+def _at_least(least: int, name: str, value: int) -> None:
+    if value < least:
+        raise ValueError(f"{_KEY}.{name}={value}: must be at least {least}. Set {_KEY}.{name}.")
 
 
 def check(given: Mapping[str, Any]) -> SlurmParameters:
@@ -125,11 +123,11 @@ def check(given: Mapping[str, Any]) -> SlurmParameters:
         raise UnusableConfiguration(
             'hydra/launcher=slurm needs submitit. Install it: pip install "sparsemm[slurm]"'
         ) from error
-    for program in ("sbatch", "srun"):
+    for program in ("sbatch", "srun", "squeue"):
         if shutil.which(program) is None:
             raise UnusableConfiguration(
-                f"hydra/launcher=slurm: there is no {program} on this machine's PATH. Run this on a login node "
-                "of the cluster, or leave hydra/launcher out to run here."
+                f"hydra/launcher=slurm: there is no {program} on this machine's PATH. Run this on a login "
+                "node of the cluster, or leave hydra/launcher out to run here."
             )
     return parameters
 
@@ -163,10 +161,8 @@ def launch(parameters: SlurmParameters, folder: Path, overrides: Sequence[Sequen
                 "Run the same command again later: what is in the queue is left out."
             ) from error
         submission.write()
-        print(
-            f"SLURM job {submission.parts[number].id}: {len(part.jobs)} jobs, logs in {part.folder}",
-            flush=True,
-        )
+        jobs_of_part = count(len(part.jobs), "job")
+        print(f"SLURM {submission.parts[number].id}: {jobs_of_part}, logs in {part.folder}", flush=True)
     failed = _wait(submission, parameters.poll_s) if parameters.wait else {}
     return [_returned(one, failed.get(str(file))) for one, file in zip(overrides, files, strict=True)]
 
@@ -189,7 +185,8 @@ def _submit(parameters: SlurmParameters, part: Part) -> str:
         said = re.findall(r"^sbatch: (?:error: )?(.*)$", str(error), re.MULTILINE) or [str(error)]
         words = ". ".join(dict.fromkeys(line.rstrip(".") for line in said))
         raise _Refused(
-            f"sbatch says: {words}. Set {_KEY}.partition, account, qos or time_min; see sinfo -s."
+            f"sbatch says: {words}. Change {_KEY}.partition, account, qos, time_min or gpus; `sinfo -s` "
+            "lists partitions and their limits."
         ) from error
     return str(jobs[0].job_id).partition("_")[0]
 

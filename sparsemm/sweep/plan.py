@@ -1,6 +1,8 @@
 """What a grid would take: cells, jobs and time, before anything runs."""
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
@@ -14,24 +16,61 @@ from sparsemm.sweep.labels import mask_text
 Measured = dict[tuple[str, str], list[tuple[int, float]]]  # (model, task) -> (cells, seconds per sample)
 
 
-def describe(store: Store, cells: Sequence[Cell], points: int, shards: int = 1) -> str:
+@dataclass(frozen=True)
+class Sizing:
+    """Into how many jobs (shards of its samples) a task is split.
+
+    Args:
+        shards: at least so many.
+        job_minutes: and so many that one takes about this time, where the speed was measured; None: no more.
+        workers: rounded up to a multiple: these run in one job of the cluster.
+    """
+
+    shards: int = 1
+    job_minutes: float | None = None
+    workers: int = 1
+
+    def split(self, store: Store, jobs: Sequence[Sequence[Cell]]) -> list[int]:
+        """The number of shards of each job."""
+        if self.job_minutes is None or not jobs:
+            return [self._rounded(self.shards)] * len(jobs)
+        measured = _measured(store)
+        return [self._of(job, _estimate(job, measured), self.job_minutes) for job in jobs]
+
+    def _of(self, job: Sequence[Cell], seconds: float | None, minutes: float) -> int:
+        if seconds is None:
+            return self._rounded(self.shards)
+        needed = min(math.ceil(seconds / (60 * minutes)), len(build_task(job[0].settings)))
+        return self._rounded(max(self.shards, needed))
+
+    def _rounded(self, shards: int) -> int:
+        return self.workers * math.ceil(shards / self.workers)
+
+
+ONE_EACH = Sizing()
+
+
+def describe(store: Store, cells: Sequence[Cell], points: int, sizing: Sizing = ONE_EACH) -> str:
     """The plan as text: the jobs, their time, and what is missing."""
     done = store.finished(cell.fingerprint for cell in cells)
     jobs = group_into_jobs(cell for cell in cells if cell.fingerprint not in done)
-    lines = [headline(len(cells), len(done), len(jobs) * shards, points)]
+    splits = sizing.split(store, jobs)
+    lines = [headline(len(cells), len(done), sum(splits), points)]
     measured = _measured(store) if jobs else {}
     total: float | None = 0.0
+    first = 0
     for number, job in enumerate(jobs):
         seconds = _estimate(job, measured)
         total = None if total is None or seconds is None else total + seconds
         model, task = job[0].label["model"], job[0].label["task"]
         masked = mask_text(job[0].label)
         mask = f", {masked}" if masked else ""
-        first = number * shards
+        shards = splits[number]
         name = f"job {first}" if shards == 1 else f"jobs {first}-{first + shards - 1}"
         each = None if seconds is None else seconds / shards
         time = duration(each) + " each" * (shards > 1)
         lines.append(f"  {name}: {model} {task}{mask}, {count(len(job), 'cell')}, {time}")
+        first += shards
     if jobs:
         lines.append(f"time, one job after the other: {duration(total)}")
     if needs := prerequisites.needs_of(chain.from_iterable(jobs)):

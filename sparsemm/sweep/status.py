@@ -4,7 +4,8 @@ import shutil
 import sys
 import time
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -13,6 +14,9 @@ from sparsemm.results.files import read_json
 from sparsemm.results.leases import alive, running, workers
 from sparsemm.results.store import Store
 from sparsemm.sweep.plan import duration
+from sparsemm.sweep.slurm import SlurmSilent
+from sparsemm.sweep.submitted import Submissions, Submitted
+from sparsemm.sweep.submitted import lines as slurm_lines
 
 REFRESH_S = 2.0
 IDLE_S = 30.0  # without a worker until the watch ends: the next job of a sweep may be starting
@@ -20,6 +24,16 @@ ROWS = 60  # of the grid on a screen
 REASONS = 8  # of failures on a screen
 CLEAR = "\033[H\033[J"
 Labels = dict[str, dict[str, Any]]  # fingerprint -> label
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What status and report are about."""
+
+    name: str  # of the report
+    experiment: str | None
+    labels: Labels
+    overrides: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -37,7 +51,13 @@ class Status:
 
     states: dict[str, State]
     workers: list[dict[str, Any]]  # heartbeats of those that hold cells of the grid
-    awaited: bool  # a worker lives whose sweep has cells of the grid that are not done
+    awaited: bool  # a worker or a SLURM job lives that has cells of the grid that are not done
+    jobs: dict[str, list[Submitted]] = field(default_factory=dict)  # of cells that are not done, in SLURM
+    silent: str = ""  # why SLURM does not answer
+
+    def count(self, word: str) -> int:
+        """How many cells are done, running, failed or pending."""
+        return sum(state.word == word for state in self.states.values())
 
     @property
     def ended(self) -> bool:
@@ -45,12 +65,17 @@ class Status:
         return not self.awaited and all(state.word in ("done", "failed") for state in self.states.values())
 
 
-def read_status(store: Store, labels: Labels) -> Status:
-    """Look at every cell once."""
+def read_status(store: Store, labels: Labels, submissions: Submissions | None = None) -> Status:
+    """Look at every cell once, and at SLURM's queue; `submissions` remembers what was submitted."""
     results = {result["fingerprint"]: result for result in store.results(labels)}
     unfinished = [name for name in labels if name not in results]
     held = running(store, unfinished)
     failures = store.failures(name for name in unfinished if name not in held)
+    jobs, silent = dict[str, list[Submitted]](), ""
+    try:
+        jobs = (submissions or Submissions(store)).jobs(unfinished)
+    except SlurmSilent as error:
+        silent = str(error)
     states = {}
     for name in labels:
         if name in results:
@@ -59,18 +84,23 @@ def read_status(store: Store, labels: Labels) -> Status:
             states[name] = State("running", _percent(held[name]))
         elif name in failures:
             states[name] = State("failed", "failed", failures[name])
+        elif stopped := _stopped(jobs.get(name, [])):
+            states[name] = State("failed", "failed", stopped)
         else:
             states[name] = State("pending", "-")
-    awaited = bool(held) or _awaited(store, set(unfinished))
-    return Status(states, list({beat["worker"]: beat for beat in held.values()}.values()), awaited)
+    queued = any(job.live for some in jobs.values() for job in some)
+    awaited = bool(held) or queued or _awaited(store, set(unfinished))
+    beats = list({beat["worker"]: beat for beat in held.values()}.values())
+    return Status(states, beats, awaited, jobs, silent)
 
 
-def show(store: Store, name: str, labels: Labels, watch: bool) -> None:
-    """Print the status; with `watch`, again and again until nothing more will happen."""
+def show(store: Store, name: str, labels: Labels, watch: bool) -> Status:
+    """Print the status, and return it; with `watch`, again and again until nothing more will happen."""
     shown = ""
+    submissions = Submissions(store)
     seen = time.monotonic()  # when a worker was last seen
     while True:
-        status = read_status(store, labels)
+        status = read_status(store, labels, submissions)
         text = render(name, labels, status)
         if text != shown:
             print((CLEAR if watch and sys.stdout.isatty() else "") + text, flush=True)
@@ -78,10 +108,10 @@ def show(store: Store, name: str, labels: Labels, watch: bool) -> None:
         now = time.monotonic()
         seen = now if status.awaited else seen
         if not watch:
-            return
+            return status
         if status.ended or now - seen > IDLE_S:
             print(_what_to_do(status), end="")
-            return
+            return status
         time.sleep(REFRESH_S)
 
 
@@ -92,6 +122,8 @@ def render(name: str, labels: Labels, status: Status) -> str:
     lines = [f"{name}: {len(labels)} cells: {', '.join(words)}"]
     lines += _grid(labels, status.states)
     lines += [_worker(beat) for beat in status.workers]
+    lines += slurm_lines(job for jobs in status.jobs.values() for job in jobs)
+    lines += [f"SLURM does not answer: {status.silent}"] if status.silent else []
     failures = {name: state.reason for name, state in status.states.items() if state.word == "failed"}
     return "\n".join(lines + failure_lines(failures, labels))
 
@@ -109,9 +141,22 @@ def failure_lines(failures: dict[str, str], labels: Labels) -> list[str]:
     return [*lines, f"failed: {more} more reasons"] if more > 0 else lines
 
 
+def after_failure(failed: int, cells: int) -> str:
+    """How many cells failed, and what to do."""
+    return f"{failed} of {cells} cells failed. `{program()} retry` runs them again."
+
+
 def name_of(label: dict[str, Any]) -> str:
     """A cell's label on one line."""
     return " ".join(f"{key}={value}" for key, value in label.items() if value is not None)
+
+
+def _stopped(jobs: list[Submitted]) -> str:
+    """Why a cell will not come although it was submitted; '' where it may."""
+    broken = [job for job in jobs if job.broken]
+    if not broken or any(job.live for job in jobs):
+        return ""
+    return f"its SLURM job is {' and '.join(sorted({job.state.lower() for job in broken}))}"
 
 
 def _awaited(store: Store, unfinished: set[str]) -> bool:

@@ -1,11 +1,9 @@
 """What our Hydra sweeper does: the whole grid is composed and checked before anything starts."""
 
 import contextlib
-import io
 import secrets
 import sys
 import time
-import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,42 +11,31 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from hydra.core.plugins import Plugins
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 
 from sparsemm.results.store import Store
-from sparsemm.sweep import plan, prerequisites, search, status
+from sparsemm.sweep import again, plan, prerequisites, search, status
 from sparsemm.sweep.cells import Cell
 from sparsemm.sweep.claims import experiment_claim, refuse_claim
+from sparsemm.sweep.code import git_state
 from sparsemm.sweep.compose import Composer
 from sparsemm.sweep.errors import CellsFailed, UnusableConfiguration
 from sparsemm.sweep.grid import Grid, make_grid
 from sparsemm.sweep.jobs import (
     SweepRecord,
-    git_state,
     group_into_jobs,
     is_grid,
     labels_of,
     last_sweep,
-    quoted,
     report_name,
     sweep_id,
     write_jobs,
     write_search,
 )
-from sparsemm.sweep.published import mark_published
-from sparsemm.sweep.status import Labels
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What status and report are about."""
-
-    name: str  # of the report
-    experiment: str | None
-    labels: Labels
-    overrides: Sequence[str]
+from sparsemm.sweep.launching import Launching, came_to_its_end
+from sparsemm.sweep.published import Published
+from sparsemm.sweep.status import Labels, Subject
 
 
 @dataclass
@@ -79,6 +66,9 @@ class Sweep:
             "heads": self.heads,
             "status": self.status,
             "report": self.report,
+            "cancel": self.cancel,
+            "retry": lambda: self.retry(False),
+            "retry_all": lambda: self.retry(True),
         }
         if action not in actions:
             raise UnusableConfiguration(
@@ -104,14 +94,12 @@ class Sweep:
     def plan(self) -> None:
         """Print the cells, the jobs and the time that they need."""
         with _reading():
-            print(plan.describe(self.store, self.grid.cells, self.grid.points, self.shards))
+            print(plan.describe(self.store, self.grid.cells, self.grid.points, self.launching.sizing))
 
     @property
-    def shards(self) -> int:
-        """How many jobs share the samples of a task."""
-        if self.config.shards < 1:
-            raise UnusableConfiguration(f"shards={self.config.shards}: must be at least 1. Set shards.")
-        return int(self.config.shards)
+    def launching(self) -> Launching:
+        """How jobs start."""
+        return Launching(self.config, self.context, self.task_function)
 
     def prefetch(self) -> None:
         """Bring the weights and the data of the grid to this machine's disk."""
@@ -135,11 +123,12 @@ class Sweep:
             CellsFailed: a search stopped.
         """
         prerequisites.refuse(search.needs_of_searches(searches))
-        sweep, git = sweep_id("heads", secrets.token_hex(2)), git_state()
-        parts = [part for one in searches for part in one.parts(self.shards)]
+        sweep, git, launching = sweep_id("heads", secrets.token_hex(2)), git_state(), self.launching
+        launcher = launching.prepare(self.store.sweeps / sweep)
+        parts = [part for one in searches for part in one.parts(launching.sizing.shards)]
         files = [write_search(self.store, sweep, number, part, git) for number, part in enumerate(parts)]
-        returns = self._launch_files(files, str(self.store.sweeps / sweep))
-        stopped = sum(not _returned(number, one) for number, one in enumerate(returns))
+        returns = launching.launch(launcher, files, self.store.sweeps / sweep)
+        stopped = sum(not came_to_its_end(number, one) for number, one in enumerate(returns))
         if stopped:
             raise CellsFailed("a head search stopped. Run the same command again: it goes on where it was.")
 
@@ -147,7 +136,10 @@ class Sweep:
         """Print the state of the grid, or of the last sweep where no grid is given."""
         if subject := self._subject():
             with _reading():
-                status.show(self.store, subject.name, subject.labels, watch=bool(self.config.watch))
+                found = status.show(self.store, subject.name, subject.labels, watch=bool(self.config.watch))
+            self.launching.warn_of_changes(last_sweep(self.store), found)
+            if failed := found.count("failed"):
+                raise CellsFailed(status.after_failure(failed, len(subject.labels)))
 
     def report(self) -> None:
         """Print and write the table of the grid, or of the last sweep where no grid is given."""
@@ -161,49 +153,67 @@ class Sweep:
             done = self.store.finished(cell.fingerprint for cell in cells)
         left = [cell for cell in cells if cell.fingerprint not in done]
         jobs = group_into_jobs(left)
-        print(plan.headline(len(cells), len(done), len(jobs) * self.shards, points), flush=True)
+        splits = self.launching.sizing.split(self.store, jobs)
+        print(plan.headline(len(cells), len(done), sum(splits), points), flush=True)
         if self.config.find_heads and (
             searches := search.searches_for(left, search.points(self._composer(), self.arguments)[0])
         ):
             prerequisites.require(left, but="heads")
+            self.launching.refuse_search()
             self._search(searches)
             self.__dict__.pop("grid")  # the cells get other fingerprints with the scores that are there now
             return self.run()
         prerequisites.require(left)
-        returns = self._launch(group_into_jobs(mark_published(self._composer(), left)))
-        self._conclude(returns)
+        if queued := self.launching.in_queue(self.store, [cell.fingerprint for cell in left]):
+            print(f"{plan.count(len(queued), 'cell')} in SLURM's queue already: left to those jobs.")
+            left = [cell for cell in left if cell.fingerprint not in queued]
+        returns = self._launch(left, self._own_subject())
+        self._conclude(returns, self._own_subject())
         return returns
 
-    def _launch(self, jobs: Sequence[Sequence[Cell]]) -> list[Any]:
-        subject = self._own_subject()
+    def retry(self, everything: bool) -> list[Any]:
+        """Run again what failed, or all that has no result, of the grid or of the last sweep."""
+        subject = self._subject()
+        if subject is None:
+            return []
+        with _reading():
+            chosen = again.to_retry(self.store, subject.labels, everything)
+        if not chosen:
+            what = "without a result and out of the queue" if everything else "failed"
+            print(f"{subject.name}: nothing to retry: no cell is {what}.")
+            return []
+        cells = again.cells_of(self.store, chosen)
+        print(f"{subject.name}: {plan.count(len(cells), 'cell')} to run again")
+        returns = self._launch(cells, subject)
+        self._conclude(returns, subject)
+        return returns
+
+    def cancel(self) -> None:
+        """Cancel the SLURM jobs of the grid, or of the last sweep."""
+        if subject := self._subject():
+            with _reading():
+                print(again.cancel(self.store, subject.labels))
+
+    def _launch(self, cells: Sequence[Cell], subject: Subject) -> list[Any]:
+        launching, jobs = self.launching, group_into_jobs(cells)
         record = SweepRecord(
             id=sweep_id(subject.name, secrets.token_hex(2)),
             name=subject.name,
-            overrides=self.arguments,
+            overrides=list(subject.overrides),
             experiment=subject.experiment,
             cells=[{"fingerprint": name, "label": label} for name, label in subject.labels.items()],
             git=git_state(),
             created=time.time(),
         )
-        files = write_jobs(self.store, record, jobs, self.shards)
-        return self._launch_files(files, str(self.store.sweeps / record.id)) if files else []
+        folder = self.store.sweeps / record.id
+        launcher = launching.prepare(folder) if jobs else None
+        files = write_jobs(self.store, record, jobs, launching.sizing.split(self.store, jobs))
+        for cell in cells if launching.submits else ():
+            self.store.cell(cell.fingerprint).clear_failure()  # it waits now; its worker says what happens
+        return launching.launch(launcher, files, folder)
 
-    def _launch_files(self, files: Sequence[Path], folder: str) -> list[Any]:
-        with open_dict(self.config):
-            self.config.hydra.sweep.dir = folder
-        launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=self.context, task_function=self.task_function, config=self.config
-        )
-        choice = self.config.hydra.runtime.choices["hydra/launcher"]
-        overrides = [
-            [f"job_file={quoted(str(file))}", f"hydra.sweep.dir={quoted(folder)}", f"hydra/launcher={choice}"]
-            for file in files
-        ]
-        return list(launcher.launch(overrides, initial_job_idx=0))
-
-    def _conclude(self, returns: Sequence[Any]) -> None:
-        broken = sum(not _returned(number, one) for number, one in enumerate(returns))
-        subject = self._own_subject()
+    def _conclude(self, returns: Sequence[Any], subject: Subject) -> None:
+        broken = sum(not came_to_its_end(number, one) for number, one in enumerate(returns))
         labels = subject.labels
         with _reading():
             done = self.store.finished(labels)
@@ -226,12 +236,12 @@ class Sweep:
         if open_cells:
             cells = plan.count(open_cells, "cell")
             print(f"{cells} without a result yet: submitted, or run by another process.")
+        waiting = open_cells and not self.launching.waits
         other = "components" if self.experiment == "quickstart" else "quickstart"
-        program = status.program()
+        verbs = ["status", "report", f"run +experiment={other}"]
         print("Next:")
-        print(f"  {program} status{where}")
-        print(f"  {program} report{where}")
-        print(f"  {program} run +experiment={other}{where}")
+        for verb in ["status watch=true", "report", "cancel"] if waiting else verbs:
+            print(f"  {status.program()} {verb}{where}")
 
     def _report(self, subject: Subject) -> str:
         from sparsemm.results.report import write_report
@@ -248,7 +258,8 @@ class Sweep:
         """The finished results of some cells, under the labels that they have here."""
         with _reading():
             results = self.store.results(labels)
-        return [{**result, "label": labels[result["fingerprint"]]} for result in results]
+        named = [{**result, "label": labels[result["fingerprint"]]} for result in results]
+        return Published(self._composer()).marked(named)
 
     @property
     def _name(self) -> str:
@@ -279,16 +290,3 @@ def _reading() -> Iterator[None]:
         yield
     except ValueError as error:
         raise UnusableConfiguration(str(error)) from error
-
-
-def _returned(number: int, returned: Any) -> bool:
-    """Whether a job came to its end; where it did not, say why."""
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):  # Hydra repeats the overrides there
-            _ = returned.return_value
-        return True
-    except (OSError, ValueError) as error:
-        print(f"job {number} stopped: {error}", file=sys.stderr)
-    except Exception:
-        print(f"job {number} stopped:\n{traceback.format_exc()}", file=sys.stderr)
-    return False

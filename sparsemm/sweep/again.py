@@ -1,0 +1,83 @@
+"""The verbs that act on what was submitted: cancel, and retry."""
+
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from sparsemm.results.files import read_json
+from sparsemm.results.store import Store
+from sparsemm.sweep import slurm
+from sparsemm.sweep.cells import Cell
+from sparsemm.sweep.errors import UnusableConfiguration
+from sparsemm.sweep.jobs import JOB_FIELDS
+from sparsemm.sweep.plan import count
+from sparsemm.sweep.status import Labels, read_status
+from sparsemm.sweep.submitted import Submissions
+
+
+def cancel(store: Store, labels: Labels) -> str:
+    """Cancel the SLURM jobs that wait or run and have any of these cells.
+
+    Returns:
+        What was done, in words.
+
+    Raises:
+        UnusableConfiguration: there is no SLURM here, or it does not answer.
+    """
+    if not slurm.is_here():
+        raise UnusableConfiguration(
+            "cancel: there is no squeue on this machine's PATH. Run this on a login node; a sweep that runs "
+            "in a terminal ends with Ctrl-C."
+        )
+    done = store.finished(labels)
+    try:
+        found = Submissions(store).jobs([name for name in labels if name not in done])
+        jobs = {job.id: job for jobs in found.values() for job in jobs if job.live}
+        slurm.cancel(list(jobs))
+    except slurm.SlurmSilent as error:
+        raise UnusableConfiguration(f"cancel: SLURM does not answer: {error}") from error
+    if not jobs:
+        return "Nothing to cancel: no SLURM job waits for these cells or runs them."
+    others = {cell for job in jobs.values() for cell in job.job.cells} - labels.keys()
+    more = f", and {count(len(others), 'other cell')} with them" if others else ""
+    return f"cancelled {count(len(jobs), 'SLURM job')}: {' '.join(jobs)}{more}"
+
+
+def to_retry(store: Store, labels: Labels, everything: bool) -> list[str]:
+    """The cells to run again: those that failed, or all without a result; none that waits or runs."""
+    status = read_status(store, labels)
+    words = ("failed", "pending") if everything else ("failed",)
+    waiting = {cell for cell, jobs in status.jobs.items() if any(job.live for job in jobs)}
+    return [name for name, state in status.states.items() if state.word in words and name not in waiting]
+
+
+def cells_of(store: Store, fingerprints: Collection[str]) -> list[Cell]:
+    """Cells as they were asked for, from the newest job files that have them.
+
+    Raises:
+        UnusableConfiguration: a cell that no job file has.
+    """
+    wanted, found = set(fingerprints), dict[str, Cell]()
+    for file in _newest(store):
+        for entry in (read_json(file) or {}).get("cells", []):
+            if entry["fingerprint"] in wanted - found.keys():
+                found[entry["fingerprint"]] = _cell(entry)
+        if len(found) == len(wanted):
+            break
+    if missing := wanted - found.keys():
+        raise UnusableConfiguration(
+            f"retry: {count(len(missing), 'cell')} were never in a job. Run the sweep's command again."
+        )
+    return [found[name] for name in fingerprints]
+
+
+def _newest(store: Store) -> Iterable[Path]:
+    sweeps: Sequence[Path] = sorted(
+        store.sweeps.glob("*/sweep.json"), key=lambda path: path.stat().st_mtime, reverse=True
+    )
+    for sweep in sweeps:
+        yield from (sweep.parent / "jobs").glob("*.json")
+
+
+def _cell(entry: dict[str, Any]) -> Cell:
+    return Cell(**{name: entry[name] for name in JOB_FIELDS})

@@ -1,0 +1,136 @@
+"""How jobs start: by the Hydra launcher that was chosen."""
+
+import contextlib
+import io
+import shutil
+import sys
+import traceback
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.plugins import Plugins
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from sparsemm.results.store import Store
+from sparsemm.sweep.code import changes, git_state
+from sparsemm.sweep.errors import UnusableConfiguration
+from sparsemm.sweep.jobs import SweepRecord, quoted
+from sparsemm.sweep.plan import Sizing
+from sparsemm.sweep.slurm import SlurmSilent
+from sparsemm.sweep.status import Status
+from sparsemm.sweep.submitted import Submissions
+
+
+@dataclass(frozen=True)
+class Launching:
+    """The chosen launcher, as the sweeper uses it."""
+
+    config: DictConfig
+    context: HydraContext
+    task_function: TaskFunction
+
+    @property
+    def name(self) -> str:
+        """hydra/launcher=..."""
+        return str(self.config.hydra.runtime.choices["hydra/launcher"])
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What it was given."""
+        node = OmegaConf.to_container(self.config.hydra.launcher, resolve=True)
+        return {str(key): value for key, value in node.items()} if isinstance(node, dict) else {}
+
+    @property
+    def submits(self) -> bool:
+        """Whether its jobs go to SLURM."""
+        return str(self.parameters.get("_target_", "")).endswith(".SlurmLauncher")
+
+    @property
+    def waits(self) -> bool:
+        """Whether its jobs have ended when it returns."""
+        return not self.submits or bool(self.parameters["wait"])
+
+    @property
+    def sizing(self) -> Sizing:
+        """Into how many jobs a task is split."""
+        shards = int(self.config.shards)
+        if shards < 1:
+            raise UnusableConfiguration(f"shards={shards}: must be at least 1. Set shards.")
+        if not self.submits:
+            return Sizing(shards)
+        return Sizing(shards, float(self.parameters["job_minutes"]), int(self.parameters["workers"]))
+
+    def prepare(self, folder: Path) -> Any:
+        """The launcher, ready; what is wrong with its parameters shows before anything is written.
+
+        Raises:
+            UnusableConfiguration: it cannot be used.
+        """
+        with open_dict(self.config):
+            self.config.hydra.sweep.dir = str(folder)
+        return Plugins.instance().instantiate_launcher(
+            hydra_context=self.context, task_function=self.task_function, config=self.config
+        )
+
+    def launch(self, launcher: Any, files: Sequence[Path], folder: Path) -> list[Any]:
+        """Start job files; returns what the launcher returns for each."""
+        overrides = [
+            [
+                f"job_file={quoted(str(file))}",
+                f"hydra.sweep.dir={quoted(str(folder))}",
+                f"hydra/launcher={self.name}",
+            ]
+            for file in files
+        ]
+        if not files:
+            return []
+        try:
+            return list(launcher.launch(overrides, initial_job_idx=0))
+        except UnusableConfiguration:  # nothing was started: no trace of it stays
+            shutil.rmtree(folder)
+            raise
+
+    def refuse_search(self) -> None:
+        """Raise UnusableConfiguration where cells would have to wait for a search that nobody waits for."""
+        if not self.waits:
+            raise UnusableConfiguration(
+                "find_heads=true: the cells need the scores, and hydra/launcher=slurm returns at once. Add "
+                "hydra.launcher.wait=true; or search first (sparsemm heads model=... hydra/launcher=slurm), "
+                "and give this command again when the search has ended."
+            )
+
+    def warn_of_changes(self, sweep: SweepRecord | None, status: Status) -> None:
+        """Say that jobs which have not started yet will run other code than was submitted."""
+        waiting = any(job.live for jobs in status.jobs.values() for job in jobs)
+        if sweep and waiting and (changed := changes(sweep.git, git_state())):
+            print(f"The code changed since submission: {changed}. Jobs run what is there when they start.")
+
+    def in_queue(self, store: Store, fingerprints: Iterable[str]) -> set[str]:
+        """The cells that wait or run in SLURM already; none for a launcher that runs here.
+
+        Raises:
+            UnusableConfiguration: SLURM does not answer.
+        """
+        if not self.submits:
+            return set()
+        try:
+            found = Submissions(store).jobs(list(fingerprints))
+        except SlurmSilent as error:
+            raise UnusableConfiguration(f"Nothing was submitted: SLURM does not answer: {error}") from error
+        return {cell for cell, jobs in found.items() if any(job.live for job in jobs)}
+
+
+def came_to_its_end(number: int, returned: Any) -> bool:
+    """Whether a job came to its end; where it did not, say why."""
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):  # Hydra repeats the overrides there
+            _ = returned.return_value
+        return True
+    except (OSError, ValueError) as error:
+        print(f"job {number} stopped: {error}", file=sys.stderr)
+    except Exception:
+        print(f"job {number} stopped:\n{traceback.format_exc()}", file=sys.stderr)
+    return False
