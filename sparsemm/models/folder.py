@@ -3,17 +3,20 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from sparsemm.content import file_digest
 from sparsemm.paths import is_hub_id, resolve
 
 # what a model is made of; a hub repository's other files are not brought
 FILES = ("*.safetensors", "*.json", "*.txt", "*.jinja", "*.model")
 INDEX = "model.safetensors.index.json"
-_OURS = {"heads.json", "training.json"}  # made from the model, not part of it
-_WHOLE_FILE = 256 * 2**20  # bytes; of larger files only size, first and last MiB enter the content id
+# the files among them that transformers, its processors and tokenizers, and this package read
+READ = ("*.safetensors", INDEX, "config.json", "adapter_config.json", "generation_config.json")
+READ += ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json")
+READ += ("tokenizer*.json", "*.model", "tokenizer.model.*", "tekken.json", "vocab.*", "merges.txt")
+READ += ("added_tokens.json", "special_tokens_map.json", "chat_template.json", "chat_template.jinja")
 
 # Settings of a generation_config.json that change nothing here: greedy decoding ignores how to sample and how
 # to search, end tokens and lengths are settings of ours, and the rest says what generate() returns.
@@ -116,23 +119,14 @@ def repetition_penalty(path: str, settings: Mapping[str, Any]) -> float:
     return 1.0 if penalty is None else float(penalty)
 
 
-@lru_cache(maxsize=64)
 def content_id(folder: Path) -> str:
-    """20 hex digits of a hash of everything in a folder that can change an answer.
+    """20 hex digits of a hash of everything in a folder that can change an answer, and of nothing else.
 
-    A hub's snapshot and a local folder with the same files have the same.
+    A hub's snapshot and a local folder with the same files have the same. Weights are read whole, once (see
+    `sparsemm.content`).
     """
     whole = hashlib.sha256()
     for file in sorted(folder.iterdir()):
-        if file.name in _OURS or not any(file.match(pattern) for pattern in FILES):
-            continue
-        size = file.stat().st_size
-        whole.update(f"{file.name}:{size}:".encode())
-        with file.open("rb") as stream:
-            if size <= _WHOLE_FILE:
-                whole.update(stream.read())
-            else:
-                whole.update(stream.read(2**20))
-                stream.seek(-(2**20), 2)
-                whole.update(stream.read())
+        if file.is_file() and any(file.match(pattern) for pattern in READ):
+            whole.update(f"{file.name}:{file_digest(file)}\n".encode())
     return whole.hexdigest()[:20]

@@ -1,5 +1,6 @@
 """A hub id is the snapshot in the hub's cache: no network, and planning says what is missing."""
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -114,3 +115,18 @@ assert "transformers" not in sys.modules
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_large_shard_of_a_snapshot_is_known_by_its_blobs_name_and_equals_its_local_copy(
+    cache, make_adapter, folders
+):
+    """Planning a model of 15 GB in the hub's cache reads none of them."""
+    snapshot = put(cache, folders["qwen2_vl"])
+    blob = (snapshot / "model.safetensors").resolve()
+    named = blob.with_name(hashlib.sha256(blob.read_bytes()).hexdigest())
+    blob.rename(named)
+    (snapshot / "model.safetensors").unlink()
+    (snapshot / "model.safetensors").symlink_to(named)
+    local = make_adapter("qwen2_vl", folders["qwen2_vl"]).content_id()
+    named.write_bytes(b"never read")
+    assert make_adapter("qwen2_vl", REPO).content_id() == local

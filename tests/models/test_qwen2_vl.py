@@ -110,6 +110,50 @@ def test_the_content_id_follows_weights_and_configuration(copy, random_model_fol
     assert len({original, adapter(weights).content_id(), adapter(config).content_id()}) == 3
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "notes.txt",
+        "trainer_state.json",
+        "training_args.json",
+        "training.json",
+        "heads.json",
+        "all_results.json",
+    ],
+)
+def test_files_that_nobody_reads_leave_the_content_id_alone(copy, random_model_folder, name):
+    folder = copy("with-more")
+    (folder / name).write_text("{}")
+    assert adapter(folder).content_id() == adapter(random_model_folder).content_id()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("adapter_config.json", "adapter_model.safetensors", "added_tokens.json", "chat_template.json"),
+        *("merges.txt", "processor_config.json", "special_tokens_map.json", "tokenizer.model", "vocab.json"),
+    ],
+)
+def test_files_that_can_change_an_answer_change_the_content_id(copy, random_model_folder, name):
+    folder = copy("with-more")
+    assert not (folder / name).exists()
+    (folder / name).write_text("{}")
+    assert adapter(folder).content_id() != adapter(random_model_folder).content_id()
+
+
+def test_weights_of_equal_size_that_differ_in_one_byte_in_the_middle_have_another_content_id(copy):
+    """Two fine-tunes of one model have the same file sizes."""
+    ids = []
+    for name, value in (("one", 1), ("two", 2)):
+        folder = copy(name)
+        with (folder / "model-00002-of-00002.safetensors").open("wb") as file:
+            file.truncate(6 * 2**20)
+            file.seek(3 * 2**20)
+            file.write(bytes([value]))
+        ids.append(adapter(folder).content_id())
+    assert ids[0] != ids[1]
+
+
 def test_a_folder_that_is_not_there_is_refused(tmp_path):
     for act in (Qwen2VL.check, Qwen2VL.shape, lambda one: one.load(torch.device("cpu"))):
         with pytest.raises(ValueError, match=r"model.path=.*none: no such folder. Give a folder with config"):
