@@ -14,6 +14,9 @@ from sparsemm.results import statistics
 from sparsemm.results.statistics import Floats
 
 Result = Mapping[str, Any]
+HEAD_SCORED = ("visual_heads", "permuted_heads", "headkv")  # allocators that read head scores
+PAPERS_HEADS = ("imported from", "synthdog/")  # how the data of the paper's head scores begins
+UNKNOWN = "unknown data"
 R = TypeVar("R", bound=Hashable)
 
 
@@ -38,6 +41,7 @@ class Entry:
     devices: frozenset[str]
     whole: bool = False  # every document of the benchmark's own split was asked
     published: bool = False  # model and task were set up as conf/protocol/paper.yaml has them
+    head_data: str | None = None  # what its head scores were found on; None: it uses none
     spread: tuple[float, float] | None = None  # scores of the lowest and the highest of several seeds
     best: bool = False
     p: float | None = None  # against the best of the column, Holm-adjusted
@@ -46,6 +50,12 @@ class Entry:
     def same_as_best(self) -> bool:
         """Say whether the difference from the best of the column is not significant."""
         return not self.best and self.p is not None and self.p > statistics.LEVEL
+
+    @property
+    def foreign_heads(self) -> str | None:
+        """What the head scores were found on, where they are not the paper's nor found on its data."""
+        found = self.head_data
+        return None if found is None or found.startswith(PAPERS_HEADS) else found
 
 
 FIGURES: dict[str, Callable[[Entry], Any]] = {
@@ -108,7 +118,18 @@ def make_entry(results: Sequence[Result]) -> Entry:
         devices=frozenset(str(result["provenance"]["device"]) for result in results),
         whole=all(result.get("whole") is True for result in results),
         published=all(result.get("published") is True for result in results),
+        head_data=_head_data(results),
     )
+
+
+def _head_data(results: Sequence[Result]) -> str | None:
+    found = {
+        str(result.get("head_data") or UNKNOWN)
+        for result in results
+        if result.get("head_data") or result["label"].get("allocator") in HEAD_SCORED
+    }
+    foreign = {data for data in found if not data.startswith(PAPERS_HEADS)}
+    return ", ".join(sorted(foreign or found)) or None
 
 
 def _mean(results: Sequence[Result], key: str) -> float | None:

@@ -10,6 +10,7 @@ from typing import Any
 
 Place = tuple[str, Any]  # method, column; column None: the full cache
 Pair = tuple[Place, Place]
+Sum = tuple[tuple[float, Place], ...]  # weighted scores, added
 
 
 class Numbers(ABC):
@@ -20,8 +21,12 @@ class Numbers(ABC):
         """Return the stored score; every place that a check needs has one."""
 
     @abstractmethod
+    def positive(self, sums: Sequence[Sum]) -> list[bool]:
+        """Say of each sum whether it is significantly above zero."""
+
     def below(self, pairs: Sequence[Pair]) -> list[bool]:
         """Say of each pair whether its first place is significantly below its second."""
+        return self.positive([((1.0, other), (-1.0, one)) for one, other in pairs])
 
     @abstractmethod
     def describe(self, place: Place) -> str:
@@ -81,7 +86,7 @@ class Above(Check):
 
 @dataclass(frozen=True)
 class Keeps(Check):
-    """Every place has at least this share of another's score."""
+    """Every place has significantly more than this share of another's score."""
 
     places: tuple[Place, ...]
     of: Place
@@ -94,19 +99,23 @@ class Keeps(Check):
     def failures(self, numbers: Numbers) -> list[str]:
         """Return the places that fall short."""
         whole = numbers.score(self.of)
+        if not whole:
+            return [f"{numbers.describe(self.of)}: nothing to keep"]
+        kept = numbers.positive([((1.0, place), (-self.share, self.of)) for place in self.places])
         return [
-            f"{numbers.describe(place)} is {100 * numbers.score(place) / whole:.1f} % of "
-            f"{numbers.describe(self.of)}"
-            if whole
-            else f"{numbers.describe(self.of)}: nothing to keep"
-            for place in self.places
-            if not whole or numbers.score(place) < self.share * whole
+            self._said(numbers, place, numbers.score(place) / whole)
+            for place, enough in zip(self.places, kept, strict=True)
+            if not enough
         ]
+
+    def _said(self, numbers: Numbers, place: Place, share: float) -> str:
+        chance = f", not significantly above {100 * self.share:g} %" if share >= self.share else ""
+        return f"{numbers.describe(place)} is {100 * share:.1f} % of {numbers.describe(self.of)}{chance}"
 
 
 @dataclass(frozen=True)
 class Widens(Check):
-    """One method's lead over another is larger in one column than in another."""
+    """One method's lead over another is significantly larger in one column than in another."""
 
     method: str
     rival: str
@@ -120,15 +129,13 @@ class Widens(Check):
         )
 
     def failures(self, numbers: Numbers) -> list[str]:
-        """Return both leads where the first is not the larger."""
-        here, than = (
-            numbers.score((self.method, column)) - numbers.score((self.rival, column))
-            for column in (self.here, self.than)
-        )
-        if here > than:
+        """Return both leads where the first is not significantly the larger."""
+        widened = tuple(zip((1.0, -1.0, -1.0, 1.0), self.needs(), strict=True))
+        if numbers.positive([widened]) == [True]:
             return []
         a, b, c, d = (numbers.describe(place) for place in self.needs())
-        return [f"{a} leads {b} by no more than {c} leads {d}"]
+        chance = "significantly " * (sum(weight * numbers.score(place) for weight, place in widened) > 0)
+        return [f"{a} leads {b} by no {chance}more than {c} leads {d}"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from sparsemm.results import paper, statistics
 from sparsemm.results.entries import Entry
 from sparsemm.results.names import NAMES
 from sparsemm.results.scales import Scale
-from sparsemm.results.statements import Numbers, Pair, Place, Statement
+from sparsemm.results.statements import Numbers, Place, Statement, Sum
 from sparsemm.results.tables import Claim, Table
 
 SUPPORTED, NOT_SUPPORTED, NOT_TESTED = "supported", "not supported", "not tested"
@@ -34,7 +34,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Measured(Numbers):
-    """Our numbers of one model and benchmark; differences are tested in pairs, over documents."""
+    """Our numbers of one model and benchmark; sums of them are tested over the same documents."""
 
     entries: Mapping[Place, Entry]
     scale: Scale
@@ -46,22 +46,21 @@ class Measured(Numbers):
         assert score is not None
         return score
 
-    def below(self, pairs: Sequence[Pair]) -> list[bool]:
-        """Test each pair by a paired bootstrap; Holm-corrected over the pairs."""
-        index = {
-            place: number for number, place in enumerate(dict.fromkeys(p for pair in pairs for p in pair))
-        }
+    def positive(self, sums: Sequence[Sum]) -> list[bool]:
+        """Test each sum by a paired bootstrap; Holm-corrected over the sums."""
+        places = dict.fromkeys(place for terms in sums for _, place in terms)
+        index = {place: number for number, place in enumerate(places)}
         means = statistics.resampled_means(
             np.stack([self.entries[place].scores for place in index]),
             np.stack([self.entries[place].counts for place in index]),
-            statistics.resamples_for(len(pairs)),
+            statistics.resamples_for(len(sums)),
         )
-        p_values = [
-            statistics.paired_p_values(means[:, [index[other], index[one]]], 0)[1] for one, other in pairs
-        ]
+        drawn = [sum(weight * means[:, index[place]] for weight, place in terms) for terms in sums]
+        zero = np.zeros(len(means))
+        p_values = [statistics.paired_p_values(np.stack([zero, one], 1), 0)[1] for one in drawn]
         return [
-            bool(p <= statistics.LEVEL) and self.score(one) < self.score(other)
-            for (one, other), p in zip(pairs, statistics.holm(p_values), strict=True)
+            bool(p <= statistics.LEVEL) and sum(weight * self.score(place) for weight, place in terms) > 0
+            for terms, p in zip(sums, statistics.holm(p_values), strict=True)
         ]
 
     def describe(self, place: Place) -> str:
@@ -133,6 +132,8 @@ def _unfit(entries: Iterable[Entry]) -> str:
         return f"not the whole benchmark (n = {min(entry.samples for entry in found)})"
     if any(not entry.published for entry in found):
         return "model or task not set up as published (protocol=paper, no other setting)"
+    if foreign := sorted({data for entry in found if (data := entry.foreign_heads) is not None}):
+        return f"head scores found on {', '.join(foreign)}"
     if any(entry.failed or entry.score is None for entry in found):
         return "samples failed"
     if len({entry.documents_sha for entry in found}) > 1 or found[0].documents_sha is None:

@@ -11,13 +11,14 @@ import pytest
 import sparsemm.conf
 import yaml
 from hydra import initialize_config_module
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
 from sparsemm.cli import register
 from sparsemm.results import paper
 from sparsemm.results.figures import draw
-from sparsemm.results.statements import Numbers, Pair, Place, Statement
+from sparsemm.results.statements import Numbers, Pair, Place, Statement, Sum
 from sparsemm.results.tables import Claim, build_tables
 from sparsemm.sweep.cells import Cell
 from sparsemm.sweep.compose import Composer
@@ -52,21 +53,25 @@ def claim_of(name: str) -> Claim:
 
 
 @pytest.fixture(scope="module")
-def cells_of() -> Iterator[Callable[[str], list[Cell]]]:
+def loader() -> Iterator[ConfigLoader]:
     register()
     with initialize_config_module("sparsemm.conf", version_base="1.3"):
-        loader = GlobalHydra.instance().config_loader()
-        known: dict[tuple[str, ...], list[Cell]] = {}
+        yield GlobalHydra.instance().config_loader()
 
-        def cells(name: str, *narrower: str) -> list[Cell]:
-            if (name, *narrower) not in known:
-                overrides = [f"+experiment={name}", *narrower]
-                master = loader.load_configuration("run", overrides, RunMode.MULTIRUN)
-                grid = [f"{key}={value}" for key, value in master.hydra.sweeper.params.items()]
-                known[name, *narrower] = make_grid(Composer(loader, master), [*grid, *overrides]).cells
-            return known[name, *narrower]
 
-        yield cells
+@pytest.fixture(scope="module")
+def cells_of(loader: ConfigLoader) -> Callable[[str], list[Cell]]:
+    known: dict[tuple[str, ...], list[Cell]] = {}
+
+    def cells(name: str, *narrower: str) -> list[Cell]:
+        if (name, *narrower) not in known:
+            overrides = [f"+experiment={name}", *narrower]
+            master = loader.load_configuration("run", overrides, RunMode.MULTIRUN)
+            grid = [f"{key}={value}" for key, value in master.hydra.sweeper.params.items()]
+            known[name, *narrower] = make_grid(Composer(loader, master), [*grid, *overrides]).cells
+        return known[name, *narrower]
+
+    return cells
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -114,6 +119,13 @@ def test_the_fair_version_differs_in_rounding_and_seeds_only(cells_of: Any) -> N
     assert {label["rounding"] for label in exact} == {"exact", None}
 
 
+@pytest.mark.parametrize("name", [*PAPER, *NARROWER])
+def test_the_papers_experiments_search_heads_on_the_papers_data(name: str, loader: ConfigLoader) -> None:
+    """What find_heads=true reads must be SynthDoG, or no number of these could stand beside the paper's."""
+    composed = loader.load_configuration("run", [f"+experiment={name}"], RunMode.MULTIRUN)
+    assert composed.data["_target_"].endswith(".SynthDog")
+
+
 def test_controls_draw_five_seeds(cells_of: Any) -> None:
     labels = [cell.label for cell in cells_of("controls")]
     seeds = {label["method"]: set[Any]() for label in labels}
@@ -138,6 +150,9 @@ class Printed(Numbers):
         found = self.known(place)
         assert found is not None
         return found
+
+    def positive(self, sums: Sequence[Sum]) -> list[bool]:
+        return [sum(weight * self.score(place) for weight, place in terms) > 0 for terms in sums]
 
     def below(self, pairs: Sequence[Pair]) -> list[bool]:
         return [self.score(one) < self.score(other) - TOLERANCE for one, other in pairs]
