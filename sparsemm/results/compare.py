@@ -75,9 +75,11 @@ def published(table: Table, row: Row, column: Any) -> Published | None:
 
 
 def difference(table: Table, row: Row, column: Any) -> float | None:
-    """Return ours minus the paper's; None unless both are there and mean the same model and benchmark."""
+    """Return ours minus the paper's; None unless both are there and the cell is set up as the paper's."""
     entry, number = table.entry(row, column), published(table, row, column)
     if entry is None or entry.score is None or number is None or not comparable(table):
+        return None
+    if not entry.published or entry.foreign_heads is not None:
         return None
     return entry.score - number.score
 
@@ -100,6 +102,8 @@ def notes(table: Table) -> list[str]:
     if not comparable(table):
         said = [f"paper: {source}. {_why_not(table)}; not comparable, so no difference is computed."]
     entries = list(table.entries.values())
+    if comparable(table):
+        said += _no_difference(table)
     if comparable(table) and any(not entry.whole for entry in entries):
         said.append(
             "CAUTION: not every document of the benchmark was asked: differences also show which were."
@@ -121,6 +125,31 @@ def notes(table: Table) -> list[str]:
         )
     if any(line.name.startswith("rerun") for row in table.rows for line in lines(table, row)):
         said.append("rerun: the same cells in later work; sparsemm/data/paper/README.md names it.")
+    return said
+
+
+def _no_difference(table: Table) -> list[str]:
+    """Which places have a number of the paper and no difference from it, and why."""
+    both = [
+        entry for (row, column), entry in table.entries.items() if published(table, row, column) is not None
+    ]
+    other = [entry for entry in both if not entry.published]
+    heads = [entry for entry in both if entry.published and entry.foreign_heads is not None]
+    said = []
+    if other:
+        which = (
+            "These cells are" if len(other) == len(both) else f"{len(other)} of these {len(both)} cells are"
+        )
+        said.append(
+            f"{which} not set up as published (protocol=paper and no other setting), so no difference is "
+            "computed."
+        )
+    if heads:
+        found = ", ".join(sorted({str(entry.foreign_heads) for entry in heads}))
+        said.append(
+            f"The paper found its head scores on SynthDoG, and these were found on {found}, so no difference "
+            "is computed for the methods that use them."
+        )
     return said
 
 

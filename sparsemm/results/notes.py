@@ -8,7 +8,7 @@ from typing import Any
 
 from sparsemm.results import compare
 from sparsemm.results.entries import Entry
-from sparsemm.results.names import SEEDED, column_name, metric_name
+from sparsemm.results.names import NAMES, SEEDED, column_name, metric_name
 from sparsemm.results.scales import Scale
 from sparsemm.results.statistics import LEVEL, MOST_RESAMPLES
 from sparsemm.results.tables import SEEDS, Row, Table, budget_key
@@ -71,7 +71,7 @@ def equal(values: Iterable[float]) -> bool:
 
 def notes(table: Table) -> list[str]:
     """Return the notes below a table, most important first."""
-    parts = (_sizes, _constant, _entries, _above_prompt, _failed, _seeds, _spread, _untested, _mixed)
+    parts = (_sizes, _constant, _entries, _above_prompt, _heads, _failed, _seeds, _spread, _untested, _mixed)
     own = [line for part in (*parts, _resolution) for line in part(table)]
     return [*own, *compare.notes(table)]
 
@@ -161,6 +161,15 @@ def _above_prompt(table: Table) -> list[str]:
     shares = {column: _kept(table, column, "kept_share") for column in table.columns}
     above = [str(c) for c, kept in shares.items() if kept and min(kept.values()) >= 1 - 1e-9]
     return [f"{table.column_key} {_list(above)}: above the prompt, nothing is compressed."] if above else []
+
+
+def _heads(table: Table) -> list[str]:
+    """What the head scores were found on, for the rows that use any."""
+    users: dict[str, dict[str, None]] = defaultdict(dict)
+    for (row, _), entry in table.entries.items():
+        if entry.head_data is not None:
+            users[entry.head_data][NAMES.get(row.family, row.family)] = None
+    return [f"Head scores of {_list(rows)}: {data}." for data, rows in users.items()]
 
 
 def _failed(table: Table) -> list[str]:

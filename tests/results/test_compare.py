@@ -106,6 +106,47 @@ def test_a_variant_of_the_model_or_the_benchmark_is_not_comparable(cell: Maker) 
         assert compare.difference(table, table.rows[0], 64) is None
 
 
+def test_cells_that_are_not_set_up_as_published_have_no_difference(cell: Maker) -> None:
+    """Nor have stored results that do not say how they were set up."""
+    published = cell(QWEN, "ocrbench", "snapkv", 64, 0.6)
+    other = cell(QWEN, "ocrbench", "snapkv", 128, 0.7, published=False)
+    silent = cell(QWEN, "ocrbench", "snapkv", 256, 0.7)
+    del silent["published"]
+    for results, which in (
+        ([published], None),
+        ([published, other], "1 of these 2 cells are not set up as published (protocol=paper and no other"),
+        (
+            [other, silent],
+            "These cells are not set up as published (protocol=paper and no other setting), so",
+        ),
+    ):
+        table = only(results)
+        said = [note for note in notes(table) if "not set up as published" in note]
+        assert len(said) == (which is not None) and all(note.startswith(str(which)) for note in said)
+        shown = {column: compare.difference(table, table.rows[0], column) for column in table.columns}
+        assert [column for column, apart in shown.items() if apart is not None] == [64] * (
+            published in results
+        )
+    assert "difference" not in below(to_text(table), "SnapKV")
+    assert below(to_text(table), "SnapKV")["paper"] == ["0.719", "0.773"]
+
+
+def test_head_scores_that_are_not_the_papers_leave_no_difference(cell: Maker) -> None:
+    for found, apart in (
+        ("imported from visual_head.json, sha256 01", True),
+        ("synthdog/0123456789abcdef", True),
+        ("synthetic-1/document-256x256", False),
+        (None, False),
+    ):
+        ours = cell(QWEN, "ocrbench", "sparsemm", 64, 0.6, head_data=found)
+        table = only([ours, cell(QWEN, "ocrbench", "snapkv", 64, 0.6)])
+        lines = {name: below(to_text(table), name) for name in ("SparseMM", "SnapKV")}
+        assert ("difference" in lines["SparseMM"]) == apart and "difference" in lines["SnapKV"]
+        said = " ".join(notes(table))
+        assert f"Head scores of SparseMM: {found or 'unknown data'}." in said
+        assert (f"these were found on {found or 'unknown data'}, so no difference" in said) == (not apart)
+
+
 def test_models_that_the_paper_did_not_run_have_no_lines_below(cell: Maker) -> None:
     table = only([cell("qwen2_5_vl_7b", "ocrbench", "snapkv", 64, 0.6)])
     assert below(to_text(table), "SnapKV") == {"SnapKV": ["60.0"]}
