@@ -13,7 +13,8 @@ from sparsemm.paths import is_hub_id, resolve
 FILES = ("*.safetensors", "*.json", "*.txt", "*.jinja", "*.model")
 INDEX = "model.safetensors.index.json"
 # the files among them that transformers, its processors and tokenizers, and this package read
-READ = ("*.safetensors", INDEX, "config.json", "adapter_config.json", "generation_config.json")
+READ: tuple[str, ...] = ("*.safetensors", INDEX, "adapter_config.json")
+READ += ("config.json", "generation_config.json")
 READ += ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json")
 READ += ("tokenizer*.json", "*.model", "tokenizer.model.*", "tekken.json", "vocab.*", "merges.txt")
 READ += ("added_tokens.json", "special_tokens_map.json", "chat_template.json", "chat_template.jinja")

@@ -143,7 +143,7 @@ def _read_weights(adapter: ModelAdapter, device: torch.device, model_class: str)
     from safetensors import SafetensorError
     from transformers.utils.logging import disable_progress_bar
 
-    _check_device_map(adapter)
+    _check_device_map(adapter, device)
     disable_progress_bar()  # the worker shows its own
     try:
         model, found = getattr(transformers, model_class).from_pretrained(
@@ -154,6 +154,10 @@ def _read_weights(adapter: ModelAdapter, device: torch.device, model_class: str)
             local_files_only=True,
             output_loading_info=True,
         )
+    except ValueError as error:
+        if adapter.device_map and "offload" in str(error):  # to disk, for which transformers wants a folder
+            raise _offloaded(adapter, "some") from error
+        raise
     except (SafetensorError, RuntimeError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
@@ -169,12 +173,42 @@ def _read_weights(adapter: ModelAdapter, device: torch.device, model_class: str)
             f"model.path={adapter.path}: the weights are incomplete, {len(wrong)} tensors are missing: "
             f"{', '.join(wrong[:3])}{', ...' if len(wrong) > 3 else ''}. Copy the folder again."
         )
-    return model if adapter.device_map else model.to(device)
+    if adapter.device_map is None:
+        return model.to(device)
+    refuse_offloaded(adapter, model)
+    return model
 
 
-def _check_device_map(adapter: ModelAdapter) -> None:
+def _check_device_map(adapter: ModelAdapter, device: torch.device) -> None:
+    if adapter.device_map and device.type == "cpu":
+        raise ValueError(
+            f"model.device_map={adapter.device_map}: spreads the weights over GPUs, but answers are to be "
+            "computed on the CPU. Set model.device_map=null, or engine.device=cuda."
+        )
     if adapter.device_map and find_spec("accelerate") is None:
         raise ValueError(
             f"model.device_map={adapter.device_map}: needs accelerate. Run: pip install accelerate, "
             "or set model.device_map=null."
         )
+
+
+def refuse_offloaded(adapter: ModelAdapter, model: Any) -> None:
+    """Raise ValueError where accelerate left weights outside the GPUs: every token would wait for them.
+
+    Args:
+        adapter: the model's configuration.
+        model: as loaded with a device map. What it offloads is on the CPU, or on no device until it is used.
+    """
+    weights = list(model.parameters())
+    outside = sum(weight.nbytes for weight in weights if weight.device.type in ("cpu", "meta"))
+    if outside:
+        whole = sum(weight.nbytes for weight in weights)
+        raise _offloaded(adapter, f"{outside / 1e9:.3g} of {whole / 1e9:.3g} GB")
+
+
+def _offloaded(adapter: ModelAdapter, much: str) -> ValueError:
+    return ValueError(
+        f"model.device_map={adapter.device_map}: {much} of the weights did not fit into the memory that the "
+        "GPUs have free, and would be fetched from the CPU's or the disk for every token. Free that memory, "
+        f"take more or larger GPUs, or choose a smaller model.dtype (now {adapter.dtype})."
+    )

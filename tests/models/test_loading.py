@@ -1,12 +1,14 @@
 """What is loaded, with which settings; what is refused, in words that help."""
 
 import json
+import types
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 import sparsemm.conf
 import torch
+import transformers
 import yaml
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, LlamaConfig, MistralConfig
@@ -15,6 +17,7 @@ from sparsemm.api import make_cache
 from sparsemm.methods.base import ModelShape
 from sparsemm.models.base import ARCHITECTURES
 from sparsemm.models.llava_next import TEXT_MODELS
+from sparsemm.models.loading import refuse_offloaded
 
 CPU = torch.device("cpu")
 
@@ -214,20 +217,64 @@ def test_another_choice_of_vision_features_is_refused(make_adapter, copy):
         make_adapter("llava_next", folder).check()
 
 
-def test_a_device_map_spreads_the_weights(family, load, models, noise):
-    spread = load(family, device_map="auto")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: weights are spread over GPUs")
+def test_a_device_map_spreads_the_weights(family, folders, make_adapter, noise):
     page = noise(60, 50)
-    logits = [
-        one.model(**one.prompt(page, "k?").inputs, logits_to_keep=1).logits
-        for one in (spread, models[family])
-    ]
+    logits = []
+    for device_map in ("auto", None):
+        one = make_adapter(family, folders[family], device_map=device_map).load(torch.device("cuda"))
+        assert one.device.type == "cuda"
+        logits.append(one.model(**one.prompt(page, "k?").inputs, logits_to_keep=1).logits)
     assert torch.equal(*logits)
 
 
-def test_a_device_map_needs_accelerate(load, monkeypatch):
+def test_a_device_map_needs_accelerate(folders, make_adapter, monkeypatch):
     monkeypatch.setattr("sparsemm.models.loading.find_spec", lambda name: None)
+    adapter = make_adapter("qwen2_vl", folders["qwen2_vl"], device_map="auto")
     with pytest.raises(ValueError, match=r"model.device_map=auto: needs accelerate. Run: pip install"):
+        adapter.load(torch.device("cuda"))
+
+
+def test_a_device_map_on_the_cpu_is_refused(load):
+    with pytest.raises(
+        ValueError, match=r"model.device_map=auto: .* model.device_map=null, or engine.device"
+    ):
         load("qwen2_vl", device_map="auto")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU has room for the small model")
+@pytest.mark.parametrize("device_map", ["auto", "sequential"])
+def test_weights_that_fit_on_no_gpu_are_refused_and_not_offloaded(folders, make_adapter, device_map):
+    """Without a GPU accelerate leaves everything on the CPU, and says nothing."""
+    adapter = make_adapter("qwen2_vl", folders["qwen2_vl"], device_map=device_map)
+    refused = rf"model.device_map={device_map}: ([\d.]+) of \1 GB of the weights did not fit .* float32"
+    with pytest.raises(ValueError, match=refused):
+        adapter.load(torch.device("cuda"))
+
+
+def test_weights_on_gpus_alone_are_accepted_and_the_others_are_counted(make_adapter):
+    def weights(**places):
+        return [
+            types.SimpleNamespace(nbytes=size, device=torch.device(place)) for place, size in places.items()
+        ]
+
+    adapter = make_adapter("qwen2_vl", "x", device_map="auto")
+    refuse_offloaded(adapter, types.SimpleNamespace(parameters=lambda: weights(cuda=12 * 10**9)))
+    some = weights(cuda=12 * 10**9, meta=3 * 10**9, cpu=10**9)
+    with pytest.raises(ValueError, match=r"model.device_map=auto: 4 of 16 GB of the weights did not fit"):
+        refuse_offloaded(adapter, types.SimpleNamespace(parameters=lambda: some))
+
+
+def test_a_map_that_wants_a_folder_to_offload_into_is_refused_in_our_words(
+    folders, make_adapter, monkeypatch
+):
+    def wants_a_folder(*args, **kwargs):
+        raise ValueError("The current `device_map` had weights offloaded to the disk. Please provide ...")
+
+    monkeypatch.setattr(transformers.Qwen2VLForConditionalGeneration, "from_pretrained", wants_a_folder)
+    adapter = make_adapter("qwen2_vl", folders["qwen2_vl"], device_map="auto")
+    with pytest.raises(ValueError, match=r"model.device_map=auto: some of the weights did not fit"):
+        adapter.load(torch.device("cuda"))
 
 
 @pytest.mark.parametrize(
