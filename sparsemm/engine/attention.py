@@ -39,13 +39,18 @@ def use_ragged_attention(model: PreTrainedModel, prefill: str = "sdpa") -> PreTr
     return model
 
 
-def refuse_sliding(tokens: int, window: int | None) -> None:
-    """Raise ValueError where `tokens` of prompt and answer do not fit into a layer's sliding window."""
+def refuse_sliding(tokens: int, window: int | None, of: str = "prompt and answer take up to") -> None:
+    """Raise ValueError where `tokens` do not fit into a layer's sliding window.
+
+    Args:
+        tokens: how many.
+        window: how many a token may look back on; None: all.
+        of: what takes them, for the message.
+    """
     if window is not None and tokens > window:
         raise ValueError(
-            f"sliding_window={window}: layers of this model see no more tokens than that, but prompt and "
-            f"answer take up to {tokens}, and a sliding window is not compressed. Use smaller images or a "
-            "shorter answer."
+            f"sliding_window={window}: layers of this model see no more tokens than that, but {of} {tokens}, "
+            "and a sliding window is not compressed. Use smaller or fewer images, or a shorter answer."
         )
 
 

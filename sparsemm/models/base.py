@@ -75,17 +75,16 @@ class LoadedModel(ABC):
         return prompt
 
     def _check_length(self, prompt: Prompt) -> None:
+        # a model in memory has imported it
+        from sparsemm.engine.attention import refuse_sliding
+
         sizes = ", ".join(f"{width}x{height}" for width, height in prompt.image_sizes)
-        told = f"a prompt of {prompt.tokens} tokens" + (f" (images of {sizes} pixels)" if sizes else "")
-        if self.sliding_window is not None and prompt.tokens > self.sliding_window:
-            raise ValueError(
-                f"{told}: the model has sliding-window attention over {self.sliding_window} tokens, and "
-                "compression of a longer prompt has no meaning there. Use smaller or fewer images."
-            )
+        of = f" (images of {sizes} pixels)" if sizes else ""
+        refuse_sliding(prompt.tokens, self.sliding_window, f"the prompt{of} takes")
         if self.context is not None and prompt.tokens > self.context:
             raise ValueError(
-                f"{told}: the model reads at most {self.context} (max_position_embeddings). "
-                "Use smaller or fewer images."
+                f"a prompt of {prompt.tokens} tokens{of}: the model reads at most {self.context} "
+                "(max_position_embeddings). Use smaller or fewer images."
             )
 
     @abstractmethod

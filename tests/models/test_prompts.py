@@ -199,7 +199,8 @@ def test_a_sliding_window_shorter_than_the_prompt_is_refused(load, copy, noise):
     folder = copy("llava_next_mistral", text_config__sliding_window=60)
     loaded = load("llava_next_mistral", path=folder)
     assert loaded.prompt([], "What is it?").tokens <= 60
-    with pytest.raises(ValueError, match=r"sliding-window attention over 60 tokens"):
+    refused = r"sliding_window=60: .* but the prompt \(images of 200x150 pixels\) takes \d+, and"
+    with pytest.raises(ValueError, match=refused):
         loaded.prompt(noise(200, 150), "k?")
 
 
@@ -211,5 +212,5 @@ def test_qwens_sliding_window_counts_only_where_layers_use_it(load, copy, noise)
     late = {**changes, "text_config__use_sliding_window": True, "text_config__max_window_layers": 2}
     assert load("qwen2_vl", path=copy("qwen2_vl", **late)).sliding_window is None
     used = {**late, "text_config__max_window_layers": 1}
-    with pytest.raises(ValueError, match=r"sliding-window attention over 60 tokens"):
+    with pytest.raises(ValueError, match=r"sliding_window=60: .* the prompt"):
         load("qwen2_vl", path=copy("qwen2_vl", **used)).prompt(noise(200, 150), "k?")
