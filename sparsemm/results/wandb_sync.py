@@ -1,0 +1,119 @@
+"""Sending offline runs, with wandb's own `wandb sync` underneath: what went up is marked beside the run."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sparsemm.results.wandb_runs import has_key, import_wandb
+
+AT_ONCE = 32  # runs of one call of wandb sync
+LIMIT_S = 900.0  # of one call: with the network gone wandb tries again for long
+NAME = re.compile(r"offline-run-\d+_\d+-(.+)")
+SAID = re.compile(r"error|fail|refus|denied|unable", re.IGNORECASE)
+GONE = re.compile(r"previously (created and )?deleted|deleted run", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What a sync did."""
+
+    sent: tuple[str, ...]  # ids of runs
+    before: int  # runs that were sent earlier
+    failed: tuple[str, ...]
+    reason: str = ""  # the first
+
+    def __str__(self) -> str:
+        lines = [f"W&B: sent {len(self.sent)} run{'s' * (len(self.sent) != 1)}; {self.before} were there."]
+        if self.sent:
+            shown = ", ".join(self.sent[:8])
+            lines.append(f"  {shown}{f' and {len(self.sent) - 8} more' if len(self.sent) > 8 else ''}")
+        if self.failed:
+            lines.append(
+                f"W&B: {len(self.failed)} runs could not be sent: {self.reason} They stay in the store: "
+                "`sparsemm sync`, or the next report with tracking=online, tries again."
+            )
+        return "\n".join(lines)
+
+
+def offline_runs(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Return the runs that wait, and those that were sent, by their folders in <output>/wandb."""
+    waiting, sent = [], []
+    for run in sorted(folder.glob("offline-run-*")):
+        files = list(run.glob("run-*.wandb"))
+        if files:
+            done = all(file.with_name(f"{file.name}.synced").exists() for file in files)
+            (sent if done else waiting).append(run)
+    return waiting, sent
+
+
+def sync(folder: Path, limit_s: float = LIMIT_S) -> Sent:
+    """Send every run that waits in `folder`.
+
+    Raises:
+        ValueError: wandb is not installed, or nobody is logged in.
+    """
+    waiting, sent = offline_runs(folder)
+    if not waiting:
+        return Sent((), len(sent), ())
+    if not has_key(import_wandb("sync")):
+        raise ValueError(
+            "sync: W&B has no API key here. Log in with `wandb login` (or set WANDB_API_KEY), and run it "
+            "again."
+        )
+    reason = ""
+    for start in range(0, len(waiting), AT_ONCE):
+        said = _send(waiting[start : start + AT_ONCE], folder, limit_s)
+        reason = reason or said
+        if said and not any(_sent(run) for run in waiting[start : start + AT_ONCE]):
+            break  # nothing goes up: the others would wait in vain
+    done = [run for run in waiting if _sent(run)]
+    failed = [run for run in waiting if run not in done]
+    if not failed:
+        shutil.rmtree(folder / "staged", ignore_errors=True)  # what artifacts waited in
+    return Sent(tuple(map(_id, done)), len(sent), tuple(map(_id, failed)), reason if failed else "")
+
+
+def _send(runs: Sequence[Path], folder: Path, limit_s: float) -> str:
+    """Call wandb sync; return why it failed, or nothing."""
+    command = [sys.executable, "-m", "wandb", "sync", *(str(run) for run in runs)]
+    environment = {**os.environ, "WANDB_SILENT": "false"}
+    environment |= dict.fromkeys(("WANDB_DATA_DIR", "WANDB_CACHE_DIR"), str(folder / "staged"))
+    try:
+        done = subprocess.run(
+            command,
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=limit_s,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return f"wandb sync did not end within {limit_s:.0f} s."
+    except OSError as error:
+        return f"wandb sync could not be started ({error})."
+    said = done.stdout + done.stderr
+    if GONE.search(said):
+        return "a run was deleted in W&B, which never gives its id again: choose tracking.suffix=again."
+    if done.returncode == 0 and all(_sent(run) for run in runs):
+        return ""
+    lines = [line.removeprefix("wandb:").strip() for line in said.splitlines()]
+    errors = [line for line in lines if SAID.search(line) and "debug-cli" not in line]
+    return (errors or lines or [f"wandb sync ended with {done.returncode}."])[0]
+
+
+def _sent(run: Path) -> bool:
+    return any(run.glob("run-*.wandb.synced"))
+
+
+def _id(run: Path) -> str:
+    found = NAME.fullmatch(run.name)
+    return found[1] if found else run.name
