@@ -28,6 +28,7 @@ from sparsemm.results.files import (
 
 FORMAT = 1  # of result.json
 READERS = 8  # threads of the bulk reader: a network file system answers them side by side
+_FAILURE = re.compile(r"failure(-shard-\d+-of-\d+)?\.json")
 _SAMPLES = re.compile(r"samples-(\d+)\.jsonl")
 
 
@@ -43,6 +44,7 @@ class Samples:
     torn: int  # last lines that a stopped or failed write left unfinished
     unreadable: int  # other lines that hold no record
     attempts: int  # number of samples files
+    devices: frozenset[str] = frozenset()  # where they were answered
 
 
 class Attempt:
@@ -107,7 +109,7 @@ class CellFolder:
             return {}
         return settings if isinstance(settings, dict) else {}
 
-    def begin_attempt(self, worker: str) -> Attempt:
+    def begin_attempt(self, worker: str, device: str = "") -> Attempt:
         """Open a new samples file with the next free number; its first line says who writes it."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -117,7 +119,8 @@ class CellFolder:
         while True:
             number += 1
             path = self.path / f"samples-{number:04d}.jsonl"
-            header = to_line({"attempt": number, "worker": worker, "started": time.time()})
+            about = {"attempt": number, "worker": worker, "device": device, "started": time.time()}
+            header = to_line(about)
             if create_exclusively(path, header.encode()):
                 return Attempt(path, number)
 
@@ -125,6 +128,7 @@ class CellFolder:
         """Merge the attempts: of a sample's records the first that was answered counts, else the first."""
         records: dict[str, dict[str, Any]] = {}
         torn = unreadable = 0
+        devices: set[str] = set()
         attempts = self._attempts()
         for number in sorted(attempts):
             *lines, rest = attempts[number].read_bytes().split(b"\n")
@@ -137,8 +141,11 @@ class CellFolder:
                         records[record["sample"]] = record
                 elif record is None or "attempt" not in record:
                     unreadable += 1
+                elif record.get("device"):
+                    devices.add(str(record["device"]))
         ordered = sorted(records.values(), key=lambda record: (record.get("index", 0), record["sample"]))
-        return Samples({record["sample"]: record for record in ordered}, torn, unreadable, len(attempts))
+        by_name = {record["sample"]: record for record in ordered}
+        return Samples(by_name, torn, unreadable, len(attempts), frozenset(devices))
 
     def result(self) -> dict[str, Any] | None:
         """Return result.json; None when it is missing or truncated, so the cell counts as not finished."""
@@ -148,21 +155,35 @@ class CellFolder:
         """Publish result.json in one step, and forget an earlier failure."""
         whole = {"format": FORMAT, "fingerprint": self.fingerprint, **result}
         write_atomically(self.path / "result.json", to_line(whole))
-        self.clear_failure()
+        for file in self._failures():
+            file.unlink(missing_ok=True)
 
-    def failure(self) -> str | None:
-        """Return why the cell's last run failed; None when it did not."""
-        failure = read_json(self.path / "failure.json")
-        return None if failure is None else str(failure.get("reason"))
+    def failure(self, part: str | None = None) -> str | None:
+        """Return why the cell's last run failed, or that of one part (None: of any); None when none did."""
+        for file in self._failures() if part is None else [self._failure(part)]:
+            failure = read_json(file)
+            if failure is not None:
+                return str(failure.get("reason"))
+        return None
 
-    def write_failure(self, reason: str) -> None:
-        """Record why the cell cannot be finished."""
-        write_atomically(self.path / "failure.json", to_line({"reason": reason, "time": time.time()}))
+    def write_failure(self, reason: str, part: str = "") -> None:
+        """Record why the cell, or a part of it such as `shard-0-of-2`, cannot be finished."""
+        write_atomically(self._failure(part), to_line({"reason": reason, "time": time.time()}))
 
-    def clear_failure(self) -> None:
-        """Forget a failure, as a new run begins or a result is there."""
+    def clear_failure(self, part: str = "") -> None:
+        """Forget a failure of the cell or of one part, as a new run begins."""
         with contextlib.suppress(FileNotFoundError):
-            (self.path / "failure.json").unlink()
+            self._failure(part).unlink()
+
+    def _failure(self, part: str) -> Path:
+        return self.path / (f"failure-{part}.json" if part else "failure.json")
+
+    def _failures(self) -> list[Path]:
+        try:
+            names = [entry.name for entry in os.scandir(self.path)]
+        except FileNotFoundError:
+            return []
+        return [self.path / name for name in sorted(names) if _FAILURE.fullmatch(name)]
 
     def _attempts(self) -> dict[int, Path]:
         try:

@@ -2,6 +2,7 @@
 
 import gc
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,6 +28,7 @@ class RunningCell:
     attempt: Attempt | None = None
     rows: int = 0
     open: bool = True  # neither failed nor lost to another worker
+    writing: threading.Lock = field(default_factory=threading.Lock)
 
 
 Found = Mapping[int, list[Generation] | str]  # place in the batch -> an answer per cell, or why there is none
@@ -44,7 +46,7 @@ class Answering:
     make_engine: Callable[[Sequence[Method]], Engine]
     fail: Callable[[RunningCell, str], None]
     _engines: dict[tuple[str, ...], Engine] = field(default_factory=dict)
-    _most: dict[str, int] = field(default_factory=dict)  # prompts or cells that fitted into memory
+    _too_large: list[tuple[int, int]] = field(default_factory=list)  # (longest prompt, tokens x cells)
 
     def answers(
         self, prompts: Mapping[int, Prompt], cells: Sequence[RunningCell]
@@ -54,55 +56,61 @@ class Answering:
         Where memory runs out, half of the prompts are tried at once, then half of the cells; a prompt that
         does not fit alone, under one cell, has no answer. Where anything else fails, half of the cells are
         tried: one bad cell fails alone.
+
+        Raises:
+            RuntimeError: the GPU is in an error state, in which nothing can be computed any more.
         """
         if not prompts or not cells:
             return
+        size = (
+            max(one.tokens for one in prompts.values()),
+            len(cells) * sum(one.tokens for one in prompts.values()),
+        )
+        several = len(prompts) > 1 or len(cells) > 1
+        if several and any(size[0] >= longest and size[1] >= load for longest, load in self._too_large):
+            yield from self._parts(prompts, cells)
+            return
         places = list(prompts)
-        if len(prompts) > self._most.get("prompts", len(prompts)):
-            yield from self._parts_of_prompts(prompts, cells)
-            return
-        if len(cells) > self._most.get("cells", len(cells)):
-            yield from self._parts_of_cells(prompts, cells)
-            return
         try:
             rows = self._engine(cells).answer([prompts[place] for place in places])
-        except torch.OutOfMemoryError as error:
-            reason = f"out of memory: {_first_line(error)}"
         except Exception as error:
-            if len(cells) == 1:
-                self.fail(cells[0], f"{type(error).__name__}: {error}")
-            else:
-                yield from self._parts_of_cells(prompts, cells)
-            return
+            if not is_out_of_memory(error):
+                if is_broken_gpu(error):
+                    raise
+                yield from self._without_bad_cell(prompts, cells, error)
+                return
+            reason = f"out of memory: {_first_line(error)}"
         else:
             yield cells, dict(zip(places, rows, strict=True))
             return
         _free_memory()  # outside the except clause, whose traceback holds the tensors
-        if len(prompts) > 1:
-            self._remember("prompts", len(prompts) // 2)
-            yield from self._parts_of_prompts(prompts, cells)
-        elif len(cells) > 1:
-            self._remember("cells", len(cells) // 2)
-            yield from self._parts_of_cells(prompts, cells)
-        else:
-            yield cells, dict.fromkeys(places, f"{reason}. One prompt under one cell does not fit.")
+        if not several:
+            yield cells, {place: f"{reason}. One prompt under one cell does not fit." for place in places}
+            return
+        said = f"{len(prompts)} prompts of up to {size[0]} tokens under {len(cells)} cells"
+        print(f"Out of memory with {said}: trying fewer at once.", file=sys.stderr)
+        self._too_large.append(size)
+        yield from self._parts(prompts, cells)
 
-    def _remember(self, what: str, most: int) -> None:
-        if most < self._most.get(what, most + 1):
-            print(f"Out of memory: from here on at most {most} {what} at once.", file=sys.stderr)
-            self._most[what] = most
-
-    def _parts_of_prompts(
-        self, prompts: Mapping[int, Prompt], cells: Sequence[RunningCell]
+    def _without_bad_cell(
+        self, prompts: Mapping[int, Prompt], cells: Sequence[RunningCell], error: Exception
     ) -> Iterator[tuple[Sequence[RunningCell], Found]]:
-        for part in _halves(list(prompts)):
-            yield from self.answers({place: prompts[place] for place in part}, cells)
-
-    def _parts_of_cells(
-        self, prompts: Mapping[int, Prompt], cells: Sequence[RunningCell]
-    ) -> Iterator[tuple[Sequence[RunningCell], Found]]:
+        if len(cells) == 1:
+            self.fail(cells[0], f"{type(error).__name__}: {error}")
+            return
         for part in _halves(cells):
             yield from self.answers(prompts, part)
+
+    def _parts(
+        self, prompts: Mapping[int, Prompt], cells: Sequence[RunningCell]
+    ) -> Iterator[tuple[Sequence[RunningCell], Found]]:
+        """Halves of the prompts, and of the cells where there is one prompt."""
+        if len(prompts) > 1:
+            for places in _halves(list(prompts)):
+                yield from self.answers({place: prompts[place] for place in places}, cells)
+        else:
+            for part in _halves(cells):
+                yield from self.answers(prompts, part)
 
     def _engine(self, cells: Sequence[RunningCell]) -> Engine:
         """One engine per set of cells: it remembers what it planned."""
@@ -119,7 +127,24 @@ def encode(loaded: LoadedModel, sample: Sample, answer_tokens: int) -> Prompt | 
         refuse_sliding(prompt.tokens + answer_tokens, loaded.sliding_window)
         return prompt
     except Exception as error:  # image decoders raise whatever they like
+        if is_out_of_memory(error):
+            return f"out of memory: {_first_line(error)}"
+        if is_broken_gpu(error):
+            raise
         return f"{type(error).__name__}: {error}"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether fewer rows at once may help; libraries of the GPU say it in words of their own."""
+    words = ("out of memory", "ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    )
+
+
+def is_broken_gpu(error: BaseException) -> bool:
+    """Whether every later call will fail as well."""
+    return isinstance(error, RuntimeError) and "CUDA error" in str(error)
 
 
 def _halves(items: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:

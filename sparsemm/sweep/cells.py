@@ -30,6 +30,7 @@ TASK_NAMES_ONLY = ("name", "full_samples", "columns", "references", *_SOURCES)
 PATHS = ("path", "head_scores", "data")  # keys that hold paths of this machine
 MISSING = "not here yet"  # in an identity: what stands for content that must be brought first
 TASK_NEEDS = {"data", "package"}  # without these a task's data cannot be looked at
+HEAD_SCORES = "sparsemm.heads.files.load_head_scores"
 ROWS_MATTER = ("bfloat16", "float16")  # there a matrix product depends on the number of rows
 
 
@@ -42,7 +43,6 @@ class Cell:
     identity: dict[str, Any]  # what can change the result, and nothing else
     group: str  # cells of one group share a prefill and a job
     label: dict[str, Any]  # flat, for tables; None where the method does not use it
-    published: bool = False  # model and task are set up as the paper's (sparsemm.sweep.published)
     needs: tuple[Need, ...] = ()  # what must be brought before it can run; its fingerprint changes then
 
 
@@ -223,5 +223,9 @@ def _content(value: Any) -> Any:
     if isinstance(value, Mapping) and "_target_" in value and "path" in value:
         rest = {key: _content(inner) for key, inner in value.items() if key != "path"}
         path = str(value["path"])
-        return {**rest, "sha256": file_digest(path) if resolve(path).is_file() else f"{MISSING}: {path}"}
+        if not resolve(path).is_file():
+            return {**rest, "sha256": f"{MISSING}: {path}"}
+        if value["_target_"] == HEAD_SCORES:  # their numbers count; when and how they were found does not
+            return {**rest, "scores": digest(read_head_file(path)["scores"])}
+        return {**rest, "sha256": file_digest(path)}
     return value

@@ -38,7 +38,6 @@ JOB_FIELDS = (
     "identity",
     "group",
     "label",
-    "published",
 )  # of a cell, in a job file
 
 
@@ -177,7 +176,7 @@ def run_composed(config: DictConfig) -> int:
 
 
 def run_file(path: Path, stop: Callable[[], bool] = lambda: False, job_id: str = "") -> int:
-    """Run a job file, until `stop` asks for an end at a sample boundary; returns the number of failed cells."""
+    """Run a job file, or until `stop` says so at a sample boundary; returns the number of failed cells."""
     from sparsemm.sweep.worker import run_job
 
     job = read_json(path) or {}

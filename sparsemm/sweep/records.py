@@ -5,7 +5,7 @@ import platform
 import re
 import resource
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -15,9 +15,12 @@ from typing import Any, NoReturn
 import torch
 
 from sparsemm.engine.generate import Generation
-from sparsemm.models.base import LoadedModel
+from sparsemm.heads.files import read_head_file
+from sparsemm.models.base import LoadedModel, ModelAdapter
+from sparsemm.paths import is_hub_id
 from sparsemm.results.statistics import summarise
 from sparsemm.results.store import Store
+from sparsemm.sweep.leakage import head_files
 from sparsemm.tasks.base import Sample, Task
 
 Record = dict[str, Any]
@@ -71,7 +74,7 @@ def cell_result(
         **{key: entry[key] for key in ("label", "identity")},
         "metric": task.metric,
         **(summary if score is None else {**summary, "score": score}),
-        "published": entry["published"],
+        "head_data": head_data(entry["settings"]),
         "whole": task.whole and summary["failed"] == 0,
         "kept_share": kept / full,
         "full_entries": full / len(good),
@@ -79,6 +82,17 @@ def cell_result(
         "group": group,
         "provenance": provenance,
     }
+
+
+def source(adapter: ModelAdapter) -> Record:
+    """Where the weights came from: path, and the commit of a hub's repository."""
+    return {"model": adapter.path, "revision": adapter.folder.name if is_hub_id(adapter.path) else None}
+
+
+def head_data(settings: Mapping[str, Any]) -> str | None:
+    """On what data the head scores were found that a cell uses; None where it uses none."""
+    found = sorted({str(read_head_file(file).get("data")) for file in head_files(settings)})
+    return " and ".join(found) or None
 
 
 def group_record(clock: Clock, device: torch.device, rows: int) -> Record:
@@ -93,7 +107,7 @@ def group_record(clock: Clock, device: torch.device, rows: int) -> Record:
 
 
 def provenance(
-    clock: Clock, device: torch.device, dtype: str, git: Mapping[str, Any], attempts: int
+    clock: Clock, devices: Iterable[str], dtype: str, git: Mapping[str, Any], attempts: int
 ) -> Record:
     """Which code ran where and when."""
     return {
@@ -101,7 +115,7 @@ def provenance(
         "git_dirty": git.get("dirty"),
         "versions": {name: version(name) for name in VERSIONS} | {"python": platform.python_version()},
         "host": platform.node(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "device": " + ".join(sorted(devices)),
         "threads": torch.get_num_threads(),
         "dtype": dtype,
         "started": clock.started,
@@ -133,13 +147,20 @@ def read_sample(task: Task, index: int) -> Sample:
     return Sample(*task.ids(index), "", (), no_image)
 
 
-def fail_open_cells(store: Store, entries: Sequence[Mapping[str, Any]], error: Exception) -> None:
+def fail_open_cells(
+    store: Store, entries: Sequence[Mapping[str, Any]], error: Exception, part: str = ""
+) -> None:
     """Give every cell without a result the reason of what stopped them all."""
     for entry in entries:
         folder = store.cell(entry["fingerprint"])
         if folder.result() is None:
             reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-            folder.write_failure(reason)
+            folder.write_failure(reason, part)
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's name, or cpu."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
 def reset_peak_memory(device: torch.device) -> None:

@@ -27,11 +27,13 @@ from sparsemm.sweep.records import (
     Record,
     answered,
     cell_result,
+    device_name,
     fail_open_cells,
     group_record,
     provenance,
     read_sample,
     reset_peak_memory,
+    source,
     unanswered,
 )
 from sparsemm.tasks.base import Sample, Task
@@ -87,10 +89,9 @@ def run_job(
                 except Exception as error:  # nothing can be answered: the reason belongs to every cell
                     if not isinstance(error, ValueError | OSError):
                         traceback.print_exc()
-                    fail_open_cells(store, mine, error)
-                failed |= {
-                    name for entry in mine if store.cell(name := entry["fingerprint"]).failure() is not None
-                }
+                    fail_open_cells(store, mine, error, leases.part)
+                names = [entry["fingerprint"] for entry in mine]
+                failed |= {name for name in names if store.cell(name).failure(leases.part) is not None}
                 continue
             other = current(leases.folder(missing[0]["fingerprint"]))
             if other and other.worker != waiting_for:
@@ -135,13 +136,15 @@ class _Group:
         self.mine = range(shard, len(self.ids), shards)  # indexes of the samples of this job
         self.adapter, self.mask = build_model(settings), build_mask(settings)
         self.limit = self.task.answer_tokens or self.adapter.max_new_tokens
+        if self.fixed_rows:  # more prompts would be decoded one after the other, and their caches be held
+            self.batch = min(self.batch, max(1, self.fixed_rows // len(entries)))
         self.cells = list(pool.map(self._take, entries))
         self.clock = Clock(cells=len(entries))
         self.pending: list[Future[None]] = []
 
     def _take(self, entry: dict[str, Any]) -> RunningCell:
         folder = self.store.cell(entry["fingerprint"])
-        folder.clear_failure()
+        folder.clear_failure(self.leases.part)
         folder.write_config(entry["settings"])
         found = folder.samples()  # what failed is tried again: an image may be there now
         if found.torn or found.unreadable:
@@ -239,7 +242,7 @@ class _Group:
 
     def _fail(self, cell: RunningCell, reason: str) -> None:
         cell.open = False
-        cell.folder.write_failure(reason)
+        cell.folder.write_failure(reason, self.leases.part)
         self.leases.release(cell.entry["fingerprint"])
 
     def _append(self, cell: RunningCell, records: list[Record], rows: int) -> None:
@@ -249,12 +252,13 @@ class _Group:
         self.pending.append(self.pool.submit(self._write, cell, records))
 
     def _write(self, cell: RunningCell, records: list[Record]) -> None:
-        if not self.leases.still_mine(cell.entry["fingerprint"]):
-            cell.open = False
-            return
-        if cell.attempt is None:
-            cell.attempt = cell.folder.begin_attempt(self.leases.worker)
-        cell.attempt.append(records)
+        with cell.writing:
+            if not self.leases.still_mine(cell.entry["fingerprint"]):
+                cell.open = False
+                return
+            if cell.attempt is None:
+                cell.attempt = cell.folder.begin_attempt(self.leases.worker, device_name(self.device))
+            cell.attempt.append(records)
 
     def _settle(self) -> None:
         """Wait until everything handed over is on the disk."""
@@ -278,8 +282,8 @@ class _Group:
                     self.task,
                     records,
                     group_record(self.clock, self.device, cell.rows),
-                    provenance(self.clock, self.device, self.dtype, git, merged.attempts)
-                    | {"cache_backend": self.resolved},
+                    provenance(self.clock, merged.devices, self.dtype, git, merged.attempts)
+                    | {"cache_backend": self.resolved, **source(self.adapter)},
                 )
             )
         self.leases.release(cell.entry["fingerprint"])

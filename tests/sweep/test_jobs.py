@@ -33,7 +33,7 @@ def test_a_job_file_holds_all_that_a_worker_needs(tmp_path, grid):
     assert [job["job"] for job in jobs] == [0, 1]
     assert {job["store"] for job in jobs} == {str(tmp_path)}
     (first, second), _ = (job["cells"] for job in jobs)
-    assert set(first) == {"fingerprint", "settings", "identity", "label", "group", "published"}
+    assert set(first) == {"fingerprint", "settings", "identity", "label", "group"}
     assert first["group"] == second["group"]
     assert first["settings"]["task"]["page"]["entries"] == [12, 12]
 

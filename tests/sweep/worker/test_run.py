@@ -15,7 +15,7 @@ RECORD = {
 }  # fmt: skip
 RESULT = {
     "format", "fingerprint", "label", "identity", "metric", "score", "low", "high", "samples", "failed",
-    "failures", "whole", "published", "documents", "kept_entries", "kept_share", "full_entries",
+    "failures", "whole", "head_data", "documents", "kept_entries", "kept_share", "full_entries",
     "entries_per_head", "kept_bytes", "group", "provenance",
 }  # fmt: skip
 GROUP = {"wall_s", "peak_memory_bytes", "rows", "cells", "samples_timed"}
