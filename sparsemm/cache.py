@@ -8,7 +8,7 @@ size stand together (a size class), so that plain PyTorch attends to a class wit
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -100,6 +100,7 @@ class RaggedLayer(CacheLayerMixin):
         self.masked = masked
         self.masked_heads: Tensor | None = None if masked is None else masked.heads[index]
         self.seen = 0
+        self.clock: Tensor | None = None  # [1] the index of the next token, where the device counts it
         self.observed = True  # the attention function has seen the last update
         self.held: list[Kept] = []
         self.arena: Arena | None = None
@@ -187,9 +188,20 @@ class RaggedLayer(CacheLayerMixin):
         """Append new tokens and attend: [R, Hq, q, D] with keys, values [R, H, q, D] -> [R, q, Hq, D]."""
         assert self.arena is not None
         self.observed = True
-        self.arena = self.backend.append(self.arena, keys, values, self.seen, self.room)
+        if self.clock is not None and (mask is not None or keys.shape[2] > self.arena.room):
+            raise RuntimeError("RaggedCache: a step of fixed addresses takes no mask, and cannot grow.")
+        seen = self.seen if self.clock is None else self.clock
+        self.arena = self.backend.append(self.arena, keys, values, seen, self.room)
         self.seen += keys.shape[2]
         return self.backend.attend(self.arena, queries, scaling, mask)
+
+    def count(self, steps: int) -> None:
+        """Note steps that were replayed on the device, out of this object's sight."""
+        assert self.arena is not None
+        if steps > self.arena.room:
+            raise RuntimeError("RaggedCache: no room for another token in a step of fixed addresses.")
+        self.arena = replace(self.arena, room=self.arena.room - steps)
+        self.seen += steps
 
     def get_seq_length(self) -> int:
         """Tokens seen, not entries kept: positions go on from here."""

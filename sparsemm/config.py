@@ -66,6 +66,7 @@ class EngineConf:
     device: str = MISSING
     threads: int | None = MISSING
     cache_backend: str = MISSING
+    decode: str = MISSING
     batch_prompts: int = MISSING
     rows: int = MISSING
 
@@ -153,6 +154,7 @@ def check_settings(settings: Settings) -> None:
     engine = settings["engine"]
     _one_of("engine.device", engine["device"], DEVICES)
     _one_of("engine.cache_backend", engine["cache_backend"], BACKENDS)
+    _one_of("engine.decode", engine["decode"], ("eager", "graph"))
     for key in ("threads", "batch_prompts", "rows"):
         if engine[key] is not None and engine[key] < 1:
             raise ValueError(f"engine.{key}={engine[key]}: must be at least 1. See conf/engine/default.yaml.")

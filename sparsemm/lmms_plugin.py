@@ -127,9 +127,10 @@ class SparseMM(lmms):
         limit = int(kwargs.get("max_new_tokens") or self.adapter.max_new_tokens)
         key = (limit, stops if self.adapter.stop_strings else ())
         if key not in self.engines:
-            backend = str(self.settings["engine"]["cache_backend"])
+            engine = self.settings["engine"]
+            computed = {"backend": str(engine["cache_backend"]), "decode": str(engine["decode"])}
             self.engines[key] = Engine(
-                self.loaded, [self.method], limit, self.rows, key[1], self.mask, backend
+                self.loaded, [self.method], limit, self.rows, key[1], self.mask, **computed
             )
         return self.engines[key]
 

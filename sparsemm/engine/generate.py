@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sparsemm.cache import MaskedHeads, RaggedCache
 from sparsemm.engine.attention import refuse_sliding
+from sparsemm.engine.graph import GraphDecoder
 from sparsemm.engine.greedy import Answers, Greedy
 from sparsemm.engine.select import RowPlan, Selector
 from sparsemm.kernels.backends import resolve
@@ -52,6 +53,7 @@ class Engine:
         stop_strings: an answer ends where it holds one of these.
         mask: query heads that are switched off in prompt and answer.
         backend: who computes the cache's operations (see `sparsemm.kernels.backends`).
+        decode: eager, or graph: a decode step is captured once for a shape and replayed (a GPU only).
 
     Raises:
         ValueError: a method or a mask that does not fit the model, a backend that cannot run here.
@@ -66,6 +68,7 @@ class Engine:
         stop_strings: Sequence[str] = (),
         mask: HeadMask | None = None,
         backend: str = "auto",
+        decode: str = "eager",
     ):
         self.loaded, self.max_new_tokens, self.fixed_rows = loaded, max_new_tokens, fixed_rows
         self.selector = Selector(methods, loaded.shape)
@@ -74,6 +77,7 @@ class Engine:
         logging.getLogger(__name__).info("engine.cache_backend=%s: %s", backend, self.resolved)
         self.stop_strings = tuple(one for one in stop_strings if one)
         self.greedy = Greedy(loaded, self.stop_strings)
+        self.graphs = GraphDecoder(loaded, self.greedy) if decode == "graph" else None
         heads = None if mask is None else mask.heads(loaded.shape)
         self.masked = MaskedHeads(heads, mask.zero) if mask and heads is not None and heads.any() else None
 
@@ -154,6 +158,8 @@ class Engine:
         self, cache: RaggedCache, first: Tensor, positions: Tensor, seen: Tensor | None
     ) -> list[tuple[int, ...]]:
         """Lock-step decoding of rows (empty ones follow) until all have ended."""
+        if self.graphs is not None:
+            return self.graphs.decode(cache, first, positions, seen, self.max_new_tokens)
         real = len(first)
         padding = first.new_zeros(len(positions) - real)
         answers = Answers(self.greedy, first)

@@ -125,7 +125,7 @@ class _Group:
         engine = settings["engine"]
         self.batch, self.dtype = int(engine["batch_prompts"]), str(settings["model"]["dtype"])
         self.fixed_rows = None if self.dtype == "float32" else int(engine["rows"])
-        self.backend: str = engine["cache_backend"]
+        self.computed = {"backend": str(engine["cache_backend"]), "decode": str(engine["decode"])}
         self.resolved: str | None = None  # what `auto` led to, once there is a model
         if engine["threads"]:
             torch.set_num_threads(engine["threads"])
@@ -199,7 +199,7 @@ class _Group:
         return any(cell.open for cell in self.cells)
 
     def _engine(self, loaded: LoadedModel, methods: Sequence[Method], stops: Sequence[str]) -> Engine:
-        engine = Engine(loaded, methods, self.limit, self.fixed_rows, stops, self.mask, self.backend)
+        engine = Engine(loaded, methods, self.limit, self.fixed_rows, stops, self.mask, **self.computed)
         self.resolved = engine.resolved
         return engine
 
@@ -283,7 +283,7 @@ class _Group:
                     records,
                     group_record(self.clock, self.device, cell.rows),
                     provenance(self.clock, merged.devices, self.dtype, git, merged.attempts)
-                    | {"cache_backend": self.resolved, **source(self.adapter)},
+                    | {"decode": self.computed["decode"], "cache_backend": self.resolved, **source(self.adapter)},
                 )
             )
         self.leases.release(cell.entry["fingerprint"])

@@ -1,0 +1,159 @@
+"""The decode step that is captured on a GPU: the same tokens as eager decoding, and no look at the host."""
+
+import pytest
+import torch
+from sparsemm.kernels.backends import TORCH, resolve
+from sparsemm.kernels.static_arena import NOWHERE, empty_like, fill, shape_of
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from sparsemm.engine.generate import Engine
+from sparsemm.engine.graph import TOGETHER, GraphDecoder, Step
+from sparsemm.models.llava_next import LlavaNext
+from sparsemm.models.small import save_small
+
+GPU = torch.cuda.is_available()
+SYNCHRONISING = ("_local_scalar_dense", "item", "is_nonzero", "nonzero", "masked_select", "equal", "unique")
+
+
+class NoLookAtTheHost(TorchDispatchMode):
+    """Fails on operations that wait for the device, and on shapes that depend on values."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        assert name.strip("_") not in {one.strip("_") for one in SYNCHRONISING}, name
+        if name in ("index", "index_put", "index_put_"):
+            assert all(one is None or one.dtype != torch.bool for one in args[1]), f"{name} by a mask"
+        return func(*args, **(kwargs or {}))
+
+
+def engines(loaded, methods, tokens, **settings):
+    """Eager decoding, and the step on its own buffers; captured where there is a GPU."""
+    eager, graph = (Engine(loaded, methods, tokens, **settings) for _ in range(2))
+    graph.graphs = GraphDecoder(loaded, graph.greedy, capture=loaded.device.type == "cuda")
+    return eager, graph
+
+
+@pytest.fixture(scope="module")
+def methods(make_method, full):
+    return [full, make_method("sparsemm", 9), make_method("snapkv", 12), make_method("adakv", 20)]
+
+
+@pytest.mark.parametrize("fixed_rows", [None, 3])
+def test_the_step_gives_the_tokens_of_eager_decoding(loaded, prompts, methods, fixed_rows):
+    eager, graph = engines(loaded, methods, TOGETHER + 4, fixed_rows=fixed_rows)
+    expected = eager.answer(prompts)
+    assert graph.answer(prompts) == expected
+    assert graph.answer(prompts[:1]) == expected[:1]
+    assert max(len(one.token_ids) for answers in expected for one in answers) > 2
+
+
+def test_the_step_works_on_arenas_with_a_list_of_chunks(loaded, prompts, make_method):
+    """As on a GPU, with kernels; in Triton's interpreter where there is none."""
+    eager, graph = engines(loaded, [make_method("sparsemm", 9)], 4, backend="triton")
+    assert graph.answer(prompts[:1]) == eager.answer(prompts[:1])
+
+
+def test_stop_strings_and_penalties_are_those_of_eager_decoding(make_model, prompts, methods):
+    loaded = make_model()
+    loaded.repetition_penalty = 1.3
+    plain = Engine(loaded, methods, 14).answer(prompts)
+    text = loaded.text(plain[0][0].token_ids)
+    eager, graph = engines(loaded, methods, 14, stop_strings=(text[2:4] or "a",))
+    assert graph.answer(prompts) == eager.answer(prompts)
+
+
+def test_a_llava_model_decodes_by_the_step(tmp_path, pages, full):
+    save_small("llava_next_mistral", tmp_path)
+    adapter = LlavaNext(name="small", path=str(tmp_path), dtype="float32", attention="sdpa")
+    loaded = adapter.load(torch.device("cuda" if GPU else "cpu"))
+    eager, graph = engines(loaded, [full], 6)
+    prompt = loaded.prompt(pages[0], "what?")
+    assert graph.answer([prompt]) == eager.answer([prompt])
+
+
+def test_a_step_never_waits_for_the_device(loaded, prompts, methods, monkeypatch):
+    _, graph = engines(loaded, methods, 6, backend="torch")
+    run = Step.run
+
+    def watched(self):
+        with NoLookAtTheHost():
+            run(self)
+
+    monkeypatch.setattr(Step, "run", watched)
+    graph.answer(prompts)
+
+
+def test_the_watch_of_this_test_sees_what_it_must():
+    with pytest.raises(AssertionError, match="_local_scalar_dense"), NoLookAtTheHost():
+        torch.ones(1).item()
+    with pytest.raises(AssertionError, match="by a mask"), NoLookAtTheHost():
+        torch.ones(3)[torch.tensor([True, False, True])]
+
+
+def test_buffers_stay_where_they_are_from_prompt_to_prompt(loaded, prompts, methods):
+    _, graph = engines(loaded, methods, 5)
+    graph.answer(prompts[:1])
+    (step,) = graph.graphs.steps.values()
+
+    def addresses():
+        arenas = [layer.arena for layer in step.rows.cache.layers]
+        tensors = [
+            getattr(arena, name) for arena in arenas for name in ("keys", "values", "lengths", "tokens")
+        ]
+        tensors += [step.rows.tokens, step.rows.positions, step.rows.clock, step.rows.answers]
+        return [one.data_ptr() for one in tensors]
+
+    before = addresses()
+    graph.answer(prompts[:1])
+    assert list(graph.graphs.steps.values()) == [step]
+    assert addresses() == before
+
+
+def test_two_shapes_are_kept_and_no_more(loaded, prompts, methods):
+    _, graph = engines(loaded, methods, 3)
+    for prompt in prompts:
+        graph.answer([prompt])
+    assert len(graph.graphs.steps) == 2
+
+
+def test_a_full_arena_refuses_before_it_is_written_to(loaded, prompts, methods):
+    _, graph = engines(loaded, methods, 3)
+    graph.answer(prompts[:1])
+    (step,) = graph.graphs.steps.values()
+    layer = step.rows.cache.layers[0]
+    room = layer.arena.room
+    for _ in range(room):
+        step.go()
+    held = layer.arena.keys.clone()
+    with pytest.raises(RuntimeError, match="cannot grow"):
+        step.go()
+    with pytest.raises(RuntimeError, match="no room for another token"):
+        layer.count(1)
+    assert torch.equal(layer.arena.keys, held)
+
+
+def test_without_a_gpu_graph_decoding_is_refused(loaded, full):
+    with pytest.raises(
+        ValueError, match=r"engine\.decode=graph: needs an NVIDIA GPU, but the model is on cpu"
+    ):
+        Engine(loaded, [full], 4, decode="graph")
+
+
+def test_an_arena_is_copied_into_a_roomier_one():
+    triton = resolve("triton", torch.device("cuda" if GPU else "cpu"), torch.float32, 16)
+
+    def arena(lengths, backend=triton):
+        total = sum(map(sum, lengths))
+        with torch.device("cuda" if GPU else "cpu"):
+            parts = torch.randn(2, total, 16)
+            return backend.lay_out(*parts, torch.arange(total), torch.tensor(lengths), 4)
+
+    large, small = arena([[257, 40], [3, 0]]), arena([[255, 41], [2, 1]])
+    assert shape_of(large) == shape_of(small)
+    static = fill(empty_like(large), large)
+    queries = torch.randn(2, 4, 1, 16, device=large.keys.device)
+    for source in (large, small):
+        static = fill(static, source)
+        assert torch.equal(triton.attend(static, queries, 0.3), triton.attend(source, queries, 0.3))
+    assert int(static.work.chunks.max()) == NOWHERE
+    assert shape_of(arena([[257, 40], [3, 0]], TORCH)) != shape_of(arena([[250, 50], [1, 200]], TORCH))
