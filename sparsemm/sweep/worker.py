@@ -283,7 +283,8 @@ class _Group:
                     records,
                     group_record(self.clock, self.device, cell.rows),
                     provenance(self.clock, merged.devices, self.dtype, git, merged.attempts)
-                    | {"decode": self.computed["decode"], "cache_backend": self.resolved, **source(self.adapter)},
+                    | source(self.adapter)
+                    | {"decode": self.computed["decode"], "cache_backend": self.resolved},
                 )
             )
         self.leases.release(cell.entry["fingerprint"])
