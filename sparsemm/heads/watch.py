@@ -37,7 +37,7 @@ class WatchedLayer(RaggedLayer):
     """The full cache of one layer, which the ragged attention shows its queries."""
 
     def __init__(self, index: int, kept: Sequence[int] = ()):
-        super().__init__(index, None, 0, False, None)
+        super().__init__(index, None, 0, False, None, backend="torch")
         self.look = torch.empty(0, dtype=torch.long)
         self.kept, self.attention = list(kept), torch.empty(0)
         self.read_keys = self.read_values = torch.empty(0)
