@@ -132,7 +132,8 @@ class ModelAdapter(ABC):
     head_scores: str | None = None
     system: str | None = None  # system prompt; null: what the chat template says
     template: str | None = None  # Jinja chat template; null: the folder's own
-    jpeg: bool = False  # images are re-encoded as JPEG (Pillow's default quality) before the processor
+    jpeg: bool = False  # images are re-encoded as JPEG before the processor
+    jpeg_quality: int = 75  # of these, from 1 to 100; Pillow's default
     eos: Literal["tokenizer", "generation_config"] = "tokenizer"  # whose end tokens end an answer
     generation_config: bool = False  # the model's own repetition penalty applies
     stop_strings: bool = True  # an answer ends at its task's stop strings
@@ -147,6 +148,8 @@ class ModelAdapter(ABC):
             raise ValueError(
                 f"model.device_map={self.device_map}: must be null or one of {', '.join(DEVICE_MAPS)}."
             )
+        if not 1 <= self.jpeg_quality <= 100:
+            raise ValueError(f"model.jpeg_quality={self.jpeg_quality}: must be from 1 to 100.")
         if self.max_new_tokens < 1:
             raise ValueError(f"model.max_new_tokens={self.max_new_tokens}: must be at least 1.")
 

@@ -84,7 +84,9 @@ class TransformersModel(LoadedModel):
 
     def _as_sent(self, images: Sequence[Image.Image]) -> list[Image.Image]:
         """The images, re-encoded where the adapter says so."""
-        return [as_jpeg(image) for image in images] if self.adapter.jpeg else list(images)
+        if not self.adapter.jpeg:
+            return list(images)
+        return [as_jpeg(image, self.adapter.jpeg_quality) for image in images]
 
     def _finish(self, inputs: dict[str, Tensor], next_position: int, images: list[Image.Image]) -> Prompt:
         pixels = inputs.get("pixel_values")
@@ -115,10 +117,10 @@ class TransformersModel(LoadedModel):
         raise NotImplementedError
 
 
-def as_jpeg(image: Image.Image) -> Image.Image:
-    """An RGB image after JPEG compression with Pillow's default quality."""
+def as_jpeg(image: Image.Image, quality: int) -> Image.Image:
+    """An RGB image after JPEG compression."""
     stream = io.BytesIO()
-    image.save(stream, format="JPEG")
+    image.save(stream, format="JPEG", quality=quality)
     return Image.open(io.BytesIO(stream.getvalue())).convert("RGB")
 
 

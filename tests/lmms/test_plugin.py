@@ -39,7 +39,7 @@ def test_model_args_are_the_settings_of_a_cell(lmms_plugin, small_model):
     assert settings["model"]["_target_"] == "sparsemm.models.qwen2_vl.Qwen2VL"
     assert settings["model"]["path"] == str(small_model)
     assert settings["model"]["head_scores"] == "/a folder/heads, mine.json"
-    assert (settings["model"]["max_pixels"], settings["model"]["jpeg"]) == (4096, False)
+    assert (settings["model"]["max_pixels"], settings["model"]["jpeg"]) == (4096, True)
     assert settings["method"] == {
         "name": "adakv", "window": 16, "sinks": 2, "budget": 48, "rounding": "paper",
     }  # fmt: skip

@@ -283,6 +283,7 @@ def test_a_map_that_wants_a_folder_to_offload_into_is_refused_in_our_words(
         ({"device_map": "cuda:0"}, r"model.device_map=cuda:0: must be null or one of auto, balanced"),
         ({"min_pixels": 0}, r"model.min_pixels=0: must be a positive number"),
         ({"min_pixels": 9, "max_pixels": 8}, r"model.min_pixels=9: must not be above model.max_pixels=8"),
+        ({"jpeg_quality": 0}, r"model.jpeg_quality=0: must be from 1 to 100"),
         ({"max_new_tokens": 0}, r"model.max_new_tokens=0: must be at least 1"),
     ],
 )

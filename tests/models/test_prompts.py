@@ -125,11 +125,15 @@ def test_a_template_replaces_the_folders_own(family, load, noise):
     assert text.replace(token, "").replace("<s>", "") == " So?"
 
 
-def test_images_are_re_encoded_as_pillow_saves_them(family, load, models, noise, tmp_path):
+@pytest.mark.parametrize("quality", [None, 85])
+def test_images_are_re_encoded_as_pillow_saves_them(family, load, models, noise, tmp_path, quality):
+    """Without a quality: Pillow's default."""
+    settings = {} if quality is None else {"quality": quality}
     picture = noise(60, 40)
-    picture.save(tmp_path / "page.jpg")
+    picture.save(tmp_path / "page.jpg", **settings)
     again = Image.open(tmp_path / "page.jpg")
-    ours = load(family, jpeg=True).prompt(picture, "k?").inputs["pixel_values"]
+    changes = {f"jpeg_{key}": value for key, value in settings.items()}
+    ours = load(family, jpeg=True, **changes).prompt(picture, "k?").inputs["pixel_values"]
     assert torch.equal(ours, models[family].prompt(again, "k?").inputs["pixel_values"])
     assert not torch.equal(ours, models[family].prompt(picture, "k?").inputs["pixel_values"])
 
