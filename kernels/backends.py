@@ -6,7 +6,7 @@ follow-up question, a mask of the caller's) is computed by plain PyTorch whateve
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import replace
 from functools import lru_cache
@@ -93,10 +93,11 @@ class KernelBackend(Backend):
             arena = self._with_work(ragged_attention.grow(arena, max(new, more_room)))
         if isinstance(seen, int):  # written there: nothing is copied from the host
             seen = torch.full((1,), seen, dtype=torch.long, device=keys.device)
-        self._append(
-            arena.keys, arena.values, arena.tokens, arena.bias, arena.starts, arena.lengths,
-            _rows_apart(keys), _rows_apart(values), seen,
-        )  # fmt: skip
+        with _device_of(keys):
+            self._append(
+                arena.keys, arena.values, arena.tokens, arena.bias, arena.starts, arena.lengths,
+                _rows_apart(keys), _rows_apart(values), seen,
+            )  # fmt: skip
         return replace(arena, room=arena.room - new)
 
     def attend(self, arena: Arena, queries: Tensor, scaling: float, mask: Tensor | None = None) -> Tensor:
@@ -104,8 +105,9 @@ class KernelBackend(Backend):
         if queries.shape[2] != 1 or mask is not None or arena.work is None:
             return super().attend(arena, queries, scaling, mask)
         query = _rows_apart(queries[:, :, 0])
-        out = self._decode(query, arena.keys, arena.values, arena.starts, arena.lengths, scaling, arena.work)
-        return out[:, None]
+        segments = arena.keys, arena.values, arena.starts, arena.lengths
+        with _device_of(queries):
+            return self._decode(query, *segments, scaling, arena.work)[:, None]
 
     def gather(self, keys: Tensor, values: Tensor, keep: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """One launch for all rows and heads."""
@@ -116,19 +118,26 @@ class KernelBackend(Backend):
         tokens = torch.empty(total, dtype=torch.long, device=keys.device)
         starts = ends - lengths.flatten()
         kept = keep.contiguous()
-        self._gather(_rows_apart(keys), _rows_apart(values), kept, starts, out_keys, out_values, tokens)
+        with _device_of(keys):
+            self._gather(_rows_apart(keys), _rows_apart(values), kept, starts, out_keys, out_values, tokens)
         return out_keys, out_values, tokens, lengths
 
     def window_scores(
         self, queries: Tensor, keys: Tensor, scaling: float, candidates: int, pool_kernel: int
     ) -> Tensor:
         """Two passes over the keys."""
-        return self._scores(_rows_apart(queries), _rows_apart(keys), scaling, candidates, pool_kernel)
+        with _device_of(keys):
+            return self._scores(_rows_apart(queries), _rows_apart(keys), scaling, candidates, pool_kernel)
 
     def _with_work(self, arena: Arena) -> Arena:
         sizes = [length + arena.room for length in arena.lengths.flatten().tolist()]
         on_device = arena.lengths.flatten() + arena.room
         return replace(arena, work=make_work_list(on_device, sum(map(chunks_of, sizes))))
+
+
+def _device_of(tensor: Tensor) -> AbstractContextManager[object]:
+    """Kernels are launched on the current GPU: layers may be spread over several."""
+    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
 
 
 def _rows_apart(tensor: Tensor) -> Tensor:

@@ -46,7 +46,7 @@ class CudaKernels:
         assert found is not None
         cubin = build(Shape(self.dtype, self.head_dim, group), found)
         with torch.cuda.device(self.device):
-            torch.cuda.current_stream()  # the device's context must be there
+            torch.zeros(1, device=self.device)  # the device's context must be there
             return Module(cubin)
 
     def _launch(self, group: int, name: str, grid: tuple[int, int], *arguments: object) -> None:

@@ -12,7 +12,8 @@ from sparsemm.models.llava_next import LlavaNext
 from sparsemm.models.small import save_small
 
 GPU = torch.cuda.is_available()
-SYNCHRONISING = ("_local_scalar_dense", "item", "is_nonzero", "nonzero", "masked_select", "equal", "unique")
+WAITS = {"local_scalar_dense", "item", "is_nonzero", "nonzero", "masked_select", "equal", "unique"}
+COPIES_FROM_THE_HOST = {"lift_fresh", "lift_fresh_copy"}  # torch.tensor(...): a graph cannot hold it
 
 
 class NoLookAtTheHost(TorchDispatchMode):
@@ -20,7 +21,7 @@ class NoLookAtTheHost(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func.overloadpacket.__name__
-        assert name.strip("_") not in {one.strip("_") for one in SYNCHRONISING}, name
+        assert name.strip("_") not in WAITS | COPIES_FROM_THE_HOST, name
         if name in ("index", "index_put", "index_put_"):
             assert all(one is None or one.dtype != torch.bool for one in args[1]), f"{name} by a mask"
         return func(*args, **(kwargs or {}))
@@ -86,8 +87,11 @@ def test_a_step_never_waits_for_the_device(loaded, prompts, methods, monkeypatch
 def test_the_watch_of_this_test_sees_what_it_must():
     with pytest.raises(AssertionError, match="_local_scalar_dense"), NoLookAtTheHost():
         torch.ones(1).item()
+    chosen = torch.tensor([True, False, True])
     with pytest.raises(AssertionError, match="by a mask"), NoLookAtTheHost():
-        torch.ones(3)[torch.tensor([True, False, True])]
+        torch.ones(3)[chosen]
+    with pytest.raises(AssertionError, match="lift_fresh"), NoLookAtTheHost():
+        torch.tensor([1])
 
 
 def test_buffers_stay_where_they_are_from_prompt_to_prompt(loaded, prompts, methods):
