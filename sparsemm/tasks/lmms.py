@@ -20,6 +20,7 @@ from sparsemm.tasks.base import Dataset, Sample, Task, Total
 from sparsemm.tasks.lmms_harness import (
     Config,
     Harness,
+    at_folder,
     check_config,
     read_config,
     with_files,
@@ -28,6 +29,7 @@ from sparsemm.tasks.lmms_harness import (
 )
 from sparsemm.tasks.lmms_shares import cider, circular
 
+Tables = tuple[tuple[Path, ...], tuple[Path, ...]]  # files with the questions, files with the images
 PACKAGES = ("lmms_eval", "datasets", "pyarrow")
 INSTALL = 'pip install "sparsemm[eval]" && pip install --no-deps lmms-eval==0.7.3'
 
@@ -104,7 +106,7 @@ class LmmsTask(Task):
             found.append(
                 Need("program", "Java", "install a Java runtime: CIDEr's tokenizer is written in it")
             )
-        if self.data is None and (self.repo or not missing) and self._here() is None:
+        if self.data is None and (self.repo or not missing) and self._cached() is None:
             known = f"task={self.name}" if self.repo else f"task=lmms task.name={self.task}"
             for repo, _, patterns in self.datasets():
                 what = ", ".join([repo, *(patterns or ())])
@@ -132,14 +134,9 @@ class LmmsTask(Task):
             check_config(self.task, read_config(self.task))
 
     def data_id(self) -> str:
-        """lmms-eval's version, and the content of the files or the commit of the repository."""
-        if self.data is not None:
-            table, images = self._tables()
-            content = lmms_data.content_id([*table, *images])
-        else:
-            here = self._here()
-            content = here[1] if here else "missing"
-        return f"lmms-eval {version('lmms-eval')} {content}"
+        """lmms-eval's version, and the content of the files that are read, local or in the hub cache."""
+        table, images = self._tables()
+        return f"lmms-eval {version('lmms-eval')} {lmms_data.content_id([*table, *images])}"
 
     def __len__(self) -> int:
         """Number of questions."""
@@ -228,29 +225,34 @@ class LmmsTask(Task):
             return None
         return number * self.scale if math.isfinite(number) else None
 
-    def _here(self) -> tuple[Path, str] | None:
-        """The repository in the hub cache, if all that is needed of it is there."""
+    def _folder(self) -> Path | None:
+        """The repository in the hub cache, or what there is of it."""
         ((repo, revision, patterns),) = self.datasets()
-        found = lmms_data.snapshot(repo, revision, patterns)
-        if found is None or self.files is None:
-            return found
-        tables = [self.files, *([self.image_files] if self.image_files else [])]
-        whole = all(lmms_data.complete(lmms_data.matching(found[0], patterns)) for patterns in tables)
-        return found if whole else None
+        return lmms_data.snapshot(repo, revision, patterns)
 
-    def _tables(self) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+    def _cached(self) -> Tables | None:
+        """The tables in the hub cache; None where a part of them is missing."""
+        folder = self._folder()
+        if folder is None:
+            return None
+        images = lmms_data.matching(folder, self.image_files or ())
+        if self.repo:
+            table = lmms_data.matching(folder, self.files or ("**/*.parquet",))
+        else:
+            table = lmms_data.split_files(folder, read_config(self.task))
+        needed = [table, *([images] if self.image_files else [])]
+        return (table, images) if all(map(lmms_data.complete, needed)) else None
+
+    def _tables(self) -> Tables:
         """(files with the questions, files with the images where these have their own)."""
         if self.data is not None:
             others = self.image_files or ()
             images = lmms_data.matching(Path(self.data).expanduser(), others)
             return lmms_data.local_files(self.data, self.files or (), others), images
-        here = self._here()
-        if here is None:
+        found = self._cached()
+        if found is None:
             raise ValueError(f"task={self.name}: {self.needs()[0]}.")
-        return (
-            lmms_data.matching(here[0], self.files or ("**/*.parquet",)),
-            lmms_data.matching(here[0], self.image_files or ()),
-        )
+        return found
 
     @cached_property
     def _known(self) -> dict[Any, Total]:
@@ -275,17 +277,15 @@ class LmmsTask(Task):
     def _harness(self) -> Harness:
         config: Config = read_config(self.task)
         check_config(self.task, config)
+        table, images = self._tables()
         if self.data is not None or self.repo:
-            table, images = self._tables()
             config = with_files(config, table)
             if images:
                 config = with_images(config, images, str(self.document))
             elif self.image_files:
                 config["process_docs"] = None
-        elif here := self._here():
-            kwargs = dict(config.get("dataset_kwargs") or {})
-            kwargs.pop("token", None)  # nothing is downloaded
-            config |= {"dataset_path": str(here[0]), "dataset_kwargs": kwargs}
+        elif folder := self._folder():
+            config = at_folder(config, folder)
         if self.post_prompt is not None:
             config = with_post_prompt(self.task, config, self.post_prompt)
         return Harness(self.task, config)

@@ -3,38 +3,37 @@
 import fnmatch
 import hashlib
 import re
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-_WHOLE_FILE = 64 * 2**20  # bytes; of larger files only size, first and last MiB enter the content id
-_PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})(.*)")  # as the hub names the parts of a table
+from sparsemm.content import file_digest
+
+# as the hub names the parts of a table; older uploads end in a hash of each part
+_PART = re.compile(r"(.*)-(\d+)-of-(\d+)(?:-[0-9a-f]{16})?(\.[^/]*)")
 
 
-def snapshot(
-    repo: str, revision: str | None, patterns: Sequence[str] | None = None
-) -> tuple[Path, str] | None:
-    """(folder, commit) of a dataset in the hub cache; None where it is not there, or not all that is needed.
+def snapshot(repo: str, revision: str | None, patterns: Sequence[str] | None = None) -> Path | None:
+    """The folder of a dataset in the hub cache; None where it is not there, or known to be a part.
 
-    Nothing is downloaded.
+    Nothing is downloaded. The hub's client does not know every part to be one: see `complete`.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
-        folder = Path(
-            snapshot_download(
-                repo,
-                repo_type="dataset",
-                revision=revision,
-                local_files_only=True,
-                allow_patterns=None if patterns is None else list(patterns),
-            )
+        found = snapshot_download(
+            repo,
+            repo_type="dataset",
+            revision=revision,
+            local_files_only=True,
+            allow_patterns=None if patterns is None else list(patterns),
         )
     except (LocalEntryNotFoundError, HFValidationError):
         return None
-    return folder, folder.name
+    return Path(found)
 
 
 def matching(folder: Path, patterns: Sequence[str]) -> tuple[Path, ...]:
@@ -50,6 +49,30 @@ def complete(files: Sequence[Path]) -> bool:
         if part := _PART.fullmatch(str(file)):
             tables.setdefault((part[1], part[3], part[4]), set()).add(part[2])
     return bool(files) and all(len(parts) == int(total) for (_, total, _), parts in tables.items())
+
+
+def split_of(config: Mapping[str, Any]) -> str:
+    """The split that a task asks about."""
+    return str(config.get("test_split") or config.get("validation_split"))
+
+
+def split_files(folder: Path, config: Mapping[str, Any]) -> tuple[Path, ...]:
+    """Files of a repository's copy that `datasets` reads for the task's split, in order.
+
+    None where nothing of the split is there.
+    """
+    import datasets
+
+    given = (config.get("dataset_kwargs") or {}).get("data_files")
+    with tempfile.TemporaryDirectory() as cache:
+        try:
+            builder = datasets.load_dataset_builder(
+                str(folder), config.get("dataset_name"), data_files=given, cache_dir=cache
+            )
+        except (OSError, ValueError):  # no data at all, or none of the task's own
+            return ()
+    splits = {str(split): files for split, files in (builder.config.data_files or {}).items()}
+    return tuple(Path(file) for file in splits.get(split_of(config), ()))
 
 
 def local_files(data: str, patterns: Sequence[str], others: Sequence[str] = ()) -> tuple[Path, ...]:
@@ -159,22 +182,5 @@ def _image_hash(value: Any) -> str:
 
 
 def content_id(files: Sequence[Path]) -> str:
-    """A hash of what the files hold, wherever they lie; read once per process."""
-    whole = hashlib.sha256()
-    for file in files:
-        facts = file.stat()
-        whole.update(_file_hash(file, facts.st_size, facts.st_mtime))
-    return whole.hexdigest()[:20]
-
-
-@lru_cache(maxsize=4096)
-def _file_hash(file: Path, size: int, _changed: float) -> bytes:
-    one = hashlib.sha256(f"{size}:".encode())
-    with file.open("rb") as stream:
-        if size <= _WHOLE_FILE:
-            one.update(stream.read())
-        else:
-            one.update(stream.read(2**20))
-            stream.seek(-(2**20), 2)
-            one.update(stream.read())
-    return one.digest()
+    """A hash of what the files hold, in the order they are read; names and places do not matter."""
+    return hashlib.sha256("".join(map(file_digest, files)).encode()).hexdigest()[:20]

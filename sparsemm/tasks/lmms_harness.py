@@ -112,10 +112,17 @@ def with_post_prompt(name: str, config: Config, text: str) -> Config:
 
 def with_files(config: Config, files: Sequence[Path]) -> Config:
     """The configuration with a table of parquet files instead of a repository."""
-    kwargs: Config = {"data_files": {_split(config): [str(file) for file in files]}}
+    kwargs: Config = {"data_files": {lmms_data.split_of(config): [str(file) for file in files]}}
     if features := _features(files[0]):
         kwargs["features"] = features
     return {**config, "dataset_path": "parquet", "dataset_name": None, "dataset_kwargs": kwargs}
+
+
+def at_folder(config: Config, folder: Path) -> Config:
+    """The configuration with a copy of its repository; nothing is downloaded."""
+    kwargs = dict(config.get("dataset_kwargs") or {})
+    kwargs.pop("token", None)
+    return {**config, "dataset_path": str(folder), "dataset_kwargs": kwargs}
 
 
 def with_images(config: Config, files: Sequence[Path], key: str) -> Config:
@@ -134,10 +141,6 @@ def with_images(config: Config, files: Sequence[Path], key: str) -> Config:
         return visual({**doc, "image": table[places[doc[key]]]["image"]})
 
     return {**config, "process_docs": None, "doc_to_visual": doc_to_visual}
-
-
-def _split(config: Mapping[str, Any]) -> str:
-    return str(config.get("test_split") or config.get("validation_split"))
 
 
 def _features(file: Path) -> Any:

@@ -65,6 +65,14 @@ def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def rewrite(file: Path, change: Callable[[Any], Any]) -> None:
+    """Write a parquet file anew with its rows changed."""
+    from pyarrow import parquet
+
+    table = parquet.read_table(file)
+    parquet.write_table(change(table), file)
+
+
 def make_task(*overrides: str) -> LmmsTask:
     """A task as the command line makes it."""
     return build_task(compose_settings(*overrides))

@@ -1,9 +1,8 @@
-"""Where benchmarks come from: a local folder or the hub cache, and what is wrong with them."""
+"""Benchmarks in a local folder: which files are read, and what is wrong with them."""
 
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -12,17 +11,10 @@ from sparsemm.api import compose_settings
 from sparsemm.tasks.schemas import BENCHMARKS, FILES
 from sparsemm.tasks.small import write_small
 
-from .conftest import SAMPLES, make_task
+from .conftest import SAMPLES, make_task, rewrite
 
 pyarrow = pytest.importorskip("pyarrow", reason="it reads the benchmarks' files: sparsemm[eval]")
 parquet = pytest.importorskip("pyarrow.parquet", reason="it reads the benchmarks' files: sparsemm[eval]")
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-
-
-def rewrite(file: Path, change) -> None:
-    """Write a parquet file anew with its rows changed."""
-    table = parquet.read_table(file)
-    parquet.write_table(change(table), file)
 
 
 @pytest.fixture
@@ -176,72 +168,6 @@ def test_gqa_with_images_in_its_rows_needs_no_second_table(tmp_path):
     assert task.sample(1).images()[0].size == (208, 144)
 
 
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    """An empty hub cache; calling it puts a benchmark's files there, as snapshot_download does."""
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-
-    def bring(benchmark, repo):
-        cache = tmp_path / "hub" / f"datasets--{repo.replace('/', '--')}"
-        write_small(benchmark, cache / "snapshots" / COMMIT, 3)
-        (cache / "refs").mkdir()
-        (cache / "refs" / "main").write_text(COMMIT)
-        return cache / "snapshots" / COMMIT
-
-    return bring
-
-
-def test_data_comes_from_the_hub_cache(hub):
-    task = make_task("task=docvqa")
-    (need,) = task.needs()
-    assert str(need) == (
-        "data of docvqa_val (lmms-lab-encoder/DocVQA, DocVQA/validation-*.parquet): "
-        "sparsemm prefetch task=docvqa"
-    )
-    hub("docvqa", "lmms-lab-encoder/DocVQA")
-    assert not task.needs()
-    task.check()
-    assert (len(task), task.sample(0).question.splitlines()[0]) == (3, "What is the value of pk?")
-    assert task.data_id().endswith(COMMIT)
-
-
-def test_a_task_by_name_takes_its_repository_from_the_hub_cache(hub):
-    task = make_task("task=lmms", "task.name=docvqa_val")
-    (need,) = task.needs()
-    assert str(need) == (
-        "data of docvqa_val (lmms-lab-encoder/DocVQA): sparsemm prefetch task=lmms task.name=docvqa_val"
-    )
-    folder = hub("docvqa", "lmms-lab-encoder/DocVQA")
-    (folder / "README.md").write_text(
-        "---\nconfigs:\n- config_name: DocVQA\n  data_files:\n"
-        "  - {split: validation, path: DocVQA/validation-*}\n---\n"
-    )
-    assert not task.needs()
-    task.check()
-    assert (len(task), task.sample(2).images()[0].size) == (3, (208, 144))
-    assert task.data_id().endswith(COMMIT)
-
-
-def test_a_part_that_has_not_arrived_is_missing(hub):
-    folder = hub("textvqa", "lmms-lab-encoder/textvqa") / "data"
-    (folder / "validation-00000-of-00001.parquet").rename(folder / "validation-00000-of-00002.parquet")
-    task = make_task("task=textvqa")
-    assert [need.kind for need in task.needs()] == ["data"]
-    shutil.copy(folder / "validation-00000-of-00002.parquet", folder / "validation-00001-of-00002.parquet")
-    assert not task.needs()
-    assert len(task) == 6
-
-
-def test_the_protocol_chooses_the_split(hub):
-    paper, own = make_task("task=vqav2"), make_task("task=vqav2", "protocol=lmms_eval")
-    assert [(task.task, task.datasets()[0][0], task.full_samples) for task in (paper, own)] == [
-        ("vqav2_val_lite", "lmms-lab-encoder/LMMs-Eval-Lite", 500),
-        ("vqav2_val", "lmms-lab-encoder/VQAv2", 214354),
-    ]
-
-
 @pytest.mark.parametrize("benchmark", BENCHMARKS)
 def test_the_papers_protocol_is_lmms_evals_own_but_for_the_split_of_vqav2(benchmark, data, task_of):
     """Where 0.7.3 agrees with the published runs, null and the number written down mean the same."""
@@ -251,15 +177,6 @@ def test_the_papers_protocol_is_lmms_evals_own_but_for_the_split_of_vqav2(benchm
         own.sample(index).question for index in range(2)
     ]
     assert (paper.answer_tokens, paper.stop_strings) == (own.answer_tokens, own.stop_strings)
-
-
-def test_missing_packages_and_java_are_needs(monkeypatch, hub):
-    monkeypatch.setattr("sparsemm.tasks.lmms.find_spec", lambda name: None)
-    monkeypatch.setattr("sparsemm.tasks.lmms.shutil.which", lambda name: None)
-    needs = make_task("task=textcaps").needs()
-    assert [need.kind for need in needs] == ["package", "program", "data"]
-    assert "pip install --no-deps lmms-eval==0.7.3" in needs[0].how
-    assert [need.kind for need in make_task("task=lmms", "task.name=ai2d").needs()] == ["package"]
 
 
 @pytest.mark.parametrize(
