@@ -4,6 +4,7 @@ import re
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.errors import MissingConfigException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import (
     ConfigAttributeError,
@@ -15,6 +16,7 @@ from omegaconf.errors import (
 
 from sparsemm.config import nearest
 
+LAUNCHER = "hydra.launcher."
 TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false", "String": "text"}
 
 
@@ -36,6 +38,8 @@ def explain(error: BaseException, config: DictConfig, loader: ConfigLoader | Non
     if isinstance(cause, InterpolationKeyError):
         return f"{_key(cause)}: {_first(cause)}. Correct the reference."
     if isinstance(cause, ConfigAttributeError | ConfigKeyError):
+        if loader is not None and _key(cause).startswith(LAUNCHER):
+            return _launcher_parameter(_key(cause), loader)
         return _unknown(_key(cause), config)
     if isinstance(cause, ValidationError):
         return _type(cause)
@@ -46,6 +50,17 @@ def explain(error: BaseException, config: DictConfig, loader: ConfigLoader | Non
     if unknown_group and loader is not None:
         return _unknown(unknown_group[1], config, loader)
     return " ".join(line.strip() for line in str(error).splitlines() if line.strip())
+
+
+def _launcher_parameter(key: str, loader: ConfigLoader) -> str:
+    """What hydra/launcher=slurm takes, with its defaults."""
+    config = loader.load_configuration("run", ["hydra/launcher=slurm"], RunMode.MULTIRUN)
+    known = {str(name): value for name, value in config.hydra.launcher.items() if name != "_target_"}
+    name = key.removeprefix(LAUNCHER)
+    if name in known:
+        return f"{key}: belongs to hydra/launcher=slurm. Add that."
+    listed = ", ".join(f"{name}={'null' if value is None else value}" for name, value in known.items())
+    return f"{key}: there is no such parameter.{nearest(name, known)} hydra/launcher=slurm takes: {listed}"
 
 
 def keys_of(config: DictConfig) -> list[str]:

@@ -30,7 +30,7 @@ SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={port}
 AuthType=auth/none
 CredType=cred/none
-AuthInfo=cred_expire=3
+AuthInfo=cred_expire=5
 SlurmUser={me}
 SlurmdUser={me}
 StateSaveLocation={root}/state

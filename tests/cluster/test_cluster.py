@@ -1,0 +1,63 @@
+"""Sweeps on a real SLURM of two nodes end with the table of an undisturbed run on this machine."""
+
+import subprocess
+
+TWO = ("task=documents,charts",)
+
+
+def test_a_sweep_on_two_nodes_equals_one_here(lab, undisturbed, same_table):
+    job = lab.submit(*TWO, "hydra.launcher.cpus=2")
+    lab.until(lambda: lab.states(job) == {"RUNNING"})
+    shown = lab.call("status", *lab.grid, *TWO)
+    assert {f"SLURM {job}_{n}: running on n{n + 1}" for n in (0, 1)} <= set(shown.splitlines())
+    lab.finish()
+    assert lab.states(job) == {"COMPLETED"}
+    lab.call("report", *lab.grid, *TWO)
+    same_table(lab, undisturbed(*TWO))
+    again = lab.call("run", *lab.grid, *TWO, "hydra/launcher=slurm_cpu")
+    assert "all finished" in again and "SLURM" not in again
+
+
+def test_a_preempted_job_goes_on_after_the_last_sample(lab, undisturbed, same_table):
+    job = lab.submit()
+    lab.until(lambda: lab.lines() > 12)
+    lab.cluster.ask("scancel", "--signal=USR2", job)
+    lab.until(lambda: 1 in lab.restarts(job))
+    lab.cluster.ask("scontrol", "hold", job)
+    shown = lab.call("status", *lab.grid)
+    assert f"SLURM {job}: pending (" in shown and "preempted or timed out 1 time" in shown
+    lab.cluster.ask("scontrol", "release", job)
+    lab.finish()
+    assert lab.states(job) == {"COMPLETED"}
+    assert lab.answered_twice() == 0
+    lab.call("report", *lab.grid)
+    same_table(lab, undisturbed())
+
+
+def test_a_cancelled_sweep_is_failed_until_it_is_retried(lab, undisturbed, same_table):
+    job = lab.submit()
+    lab.freeze()
+    assert f"cancelled 1 SLURM job: {job}" in lab.call("cancel")
+    lab.finish()
+    shown = lab.call("status", code=1)
+    assert "7 failed" in shown and f"SLURM {job}: cancelled" in shown and "_0_log.out" in shown
+    assert "7 cells to run again" in lab.call("retry", *_launcher())
+    lab.finish()
+    assert lab.answered_twice() == 0
+    lab.call("report", *lab.grid)
+    same_table(lab, undisturbed())
+    assert "nothing to retry" in lab.call("retry", *_launcher())
+
+
+def test_two_submitters_whose_sweeps_overlap_share_the_work(lab, undisturbed, same_table):
+    commands = [lab.command("run", *lab.grid, budget, *_launcher()) for budget in ("budget=8,12", "budget=8")]
+    both = [subprocess.Popen(one, env=lab.env, cwd=lab.output.parent, text=True) for one in commands]
+    assert [one.wait() for one in both] == [0, 0]
+    lab.finish()
+    assert lab.answered_twice() == 0
+    lab.call("report", *lab.grid)
+    same_table(lab, undisturbed())
+
+
+def _launcher():
+    return ["hydra/launcher=slurm_cpu", "hydra.launcher.cpus=1", "hydra.launcher.mem_gb=null"]
