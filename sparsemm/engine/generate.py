@@ -12,6 +12,7 @@ from sparsemm.cache import MaskedHeads, RaggedCache
 from sparsemm.engine.attention import refuse_sliding
 from sparsemm.engine.graph import GraphDecoder
 from sparsemm.engine.greedy import Answers, Greedy
+from sparsemm.engine.memory import does_not_fit
 from sparsemm.engine.select import RowPlan, Selector
 from sparsemm.kernels.backends import resolve
 from sparsemm.methods.base import Method
@@ -147,12 +148,18 @@ class Engine:
             empty = chunk - (stop - start)
             here = [one for place in prompt_of[start:stop] if (one := seen[place]) is not None]
             answers += self._decode(
-                RaggedCache.join(caches, (start, stop), self.max_new_tokens, empty),
+                self._join(caches, (start, stop), empty),
                 first[start:stop],
                 torch.cat([positions[start:stop], positions.new_zeros(empty)]),
                 torch.cat(here) if here else None,
             )
         return answers
+
+    def _join(self, caches: Sequence[RaggedCache], rows: tuple[int, int], empty: int) -> RaggedCache:
+        try:
+            return RaggedCache.join(caches, rows, self.max_new_tokens, empty)
+        except torch.OutOfMemoryError as error:
+            raise does_not_fit(error, self.loaded, caches, rows, self.max_new_tokens) from error
 
     def _decode(
         self, cache: RaggedCache, first: Tensor, positions: Tensor, seen: Tensor | None
