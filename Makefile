@@ -1,6 +1,6 @@
 # Everything runs in .venv, which the first target makes. `make help` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench clean
+.PHONY: help demo test test-cluster check bench clean slurm
 .DELETE_ON_ERROR:
 
 PYTHON ?=# the interpreter for .venv; empty: python3, or the first of python3.13 ... that is new enough
@@ -12,13 +12,22 @@ BIN := .venv/bin
 export PYTHONSAFEPATH := 1# a folder of the clone never shadows an installed package
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
 demo: .venv/.installed  ## five methods and the full cache on the tiny model: a table and a figure, in minutes
 	$(BIN)/sparsemm run +experiment=quickstart
 
-test: .venv/.installed-dev  ## the tests; more options with ARGS="-k worker -x"
+test: .venv/.installed-dev slurm  ## the tests; more options with ARGS="-k worker -x"
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(ARGS)
+
+test-cluster: .venv/.installed-dev slurm  ## every disturbance of a sweep on a real SLURM of two nodes, half an hour
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/cluster tests/cluster/matrix.py --durations=0 $(ARGS)
+
+slurm:  ## SLURM for its tests, where it may be installed: root on Debian; elsewhere they are skipped
+	@PATH="$$PATH:/usr/sbin"; command -v slurmctld >/dev/null && command -v slurmd >/dev/null && command -v sbatch >/dev/null || \
+	{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get -qq update && DEBIAN_FRONTEND=noninteractive \
+	  apt-get -qq install -y --no-install-recommends slurmctld slurmd slurm-client >/dev/null; } || \
+	echo "SLURM cannot be installed here: its tests are skipped."
 
 check: .venv/.installed-dev  ## format, lint and types
 	$(BIN)/ruff format --check .

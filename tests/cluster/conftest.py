@@ -69,6 +69,7 @@ class Lab:
 
     def __init__(self, cluster: Any, grid: list[str], output: Path) -> None:
         self.cluster, self.grid, self.output = cluster, grid, output
+        self.slurm = SLURM
         self.store = Store(output)
         self.env = {**os.environ, **cluster.env, "PYTHONSAFEPATH": "1", "HF_HUB_OFFLINE": "1"}
 
@@ -80,13 +81,13 @@ class Lab:
         """What comes after the program's name."""
         return [*arguments, f"output={self.output}"]
 
-    def call(self, *arguments: str, code: int = 0) -> str:
-        """What a command prints; it must end with this exit code."""
+    def call(self, *arguments: str, code: int | None = 0) -> str:
+        """What a command prints; it must end with this exit code (None: with any)."""
         said = io.StringIO()
         argv, env = mock.patch.object(sys, "argv", ["sparsemm"]), mock.patch.dict(os.environ, self.env)
         with env, argv, contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             found = cli.run(self.arguments(*arguments))
-        assert found == code, f"exit code {found}\n{said.getvalue()}"
+        assert code in (None, found), f"exit code {found}\n{said.getvalue()}"
         return said.getvalue()
 
     def submit(self, *arguments: str) -> str:
@@ -117,9 +118,22 @@ class Lab:
     def freeze(self) -> None:
         """Stop the workers where they are, so that tests are no race; scancel lets them go on."""
         self.until(lambda: self.lines() > 12)
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let the workers go on."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, how: signal.Signals) -> None:
         for beat in map(json.loads, (path.read_text() for path in self.store.workers.glob("*.json"))):
             with contextlib.suppress(ProcessLookupError):
-                os.kill(beat["pid"], signal.SIGSTOP)
+                if beat["pid"] != os.getpid():
+                    os.kill(beat["pid"], how)
+
+    def used_s(self, job: str) -> int:
+        """Seconds that a job has been running."""
+        parts = self.cluster.ask("squeue", "-h", "-j", job, "-o", "%M").strip().split(":")
+        return int(parts[-2]) * 60 + int(parts[-1])
 
     def lines(self) -> int:
         """Lines in all samples files now."""
@@ -152,20 +166,32 @@ class Lab:
 
     def restarts(self, job: str) -> list[int]:
         """How often its elements were requeued."""
-        return [
-            int(one) for one in self.cluster.ask("squeue", "-h", "-r", "-j", job, "-O", "RestartCnt").split()
-        ]
+        asked = ("squeue", "-h", "-r", "-t", "all", "-j", job, "-O", "RestartCnt")
+        return [int(one) for one in self.cluster.ask(*asked).split()]
 
 
 @pytest.fixture
-def lab(cluster: Any, model: list[str], tmp_path: Path) -> Iterator[Lab]:
-    """A store of its own; what it leaves in the queue is cancelled."""
-    made = Lab(cluster, model, tmp_path / "out")
-    yield made
-    if left := made.live():
-        cluster.ask("scancel", "--signal=KILL", *left)
-        cluster.ask("scancel", *left)
-        made.finish()
+def make_lab(cluster: Any, model: list[str], tmp_path: Path) -> Iterator[Callable[[str], Lab]]:
+    """Stores of one test; what they leave in the queue is cancelled."""
+    made: list[Lab] = []
+
+    def make(name: str) -> Lab:
+        made.append(Lab(cluster, list(model), tmp_path / name))
+        return made[-1]
+
+    yield make
+    for lab in made:
+        if left := lab.live():
+            lab.thaw()
+            cluster.ask("scancel", "--signal=KILL", *left)
+            cluster.ask("scancel", *left)
+            lab.finish()
+
+
+@pytest.fixture
+def lab(make_lab: Callable[[str], Lab]) -> Lab:
+    """A store of its own."""
+    return make_lab("out")
 
 
 @pytest.fixture(autouse=True)

@@ -41,16 +41,16 @@ def test_a_cancelled_sweep_is_failed_until_it_is_retried(lab, undisturbed, same_
     lab.finish()
     shown = lab.call("status", code=1)
     assert "7 failed" in shown and f"SLURM {job}: cancelled" in shown and "_0_log.out" in shown
-    assert "7 cells to run again" in lab.call("retry", *_launcher())
+    assert "7 cells to run again" in lab.call("retry", *lab.slurm)
     lab.finish()
     assert lab.answered_twice() == 0
     lab.call("report", *lab.grid)
     same_table(lab, undisturbed())
-    assert "nothing to retry" in lab.call("retry", *_launcher())
+    assert "nothing to retry" in lab.call("retry", *lab.slurm)
 
 
 def test_two_submitters_whose_sweeps_overlap_share_the_work(lab, undisturbed, same_table):
-    commands = [lab.command("run", *lab.grid, budget, *_launcher()) for budget in ("budget=8,12", "budget=8")]
+    commands = [lab.command("run", *lab.grid, budget, *lab.slurm) for budget in ("budget=8,12", "budget=8")]
     both = [subprocess.Popen(one, env=lab.env, cwd=lab.output.parent, text=True) for one in commands]
     assert [one.wait() for one in both] == [0, 0]
     lab.finish()
@@ -59,5 +59,9 @@ def test_two_submitters_whose_sweeps_overlap_share_the_work(lab, undisturbed, sa
     same_table(lab, undisturbed())
 
 
-def _launcher():
-    return ["hydra/launcher=slurm_cpu", "hydra.launcher.cpus=1", "hydra.launcher.mem_gb=null"]
+def test_sbatch_refuses_in_its_own_words(lab):
+    said = lab.call("run", *lab.grid, *lab.slurm, "hydra.launcher.partition=none", code=2)
+    assert "Nothing was submitted. sbatch says: invalid partition specified: none" in said
+    said = lab.call("run", *lab.grid, *lab.slurm, "hydra.launcher.time_min=100000", code=2)
+    assert "Requested time limit is invalid" in said
+    assert not list(lab.output.glob("sweeps/*"))
