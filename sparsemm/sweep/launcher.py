@@ -210,7 +210,7 @@ def _wait(submission: Submission, poll_s: float) -> dict[str, str]:
         if jobs and not any(job.live for job in jobs):
             store = Store(submission.folder.parents[1])
             broken = [job for job in jobs if job.broken and _unexplained(store, job)]
-            return {str(file): job.words() for job in broken for file in job.files}
+            return {str(file): job.words() for job in broken for file in job.job.files}
         time.sleep(poll_s)
 
 

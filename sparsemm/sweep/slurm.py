@@ -60,11 +60,7 @@ def in_queue(names: Iterable[str]) -> list[Queued]:
     form = ",".join(f"{column}|" for column in COLUMNS)
     text = _ask("squeue", "-h", "-r", "-t", "all", f"--name={chosen}", "-O", form)
     rows = [[part.strip() for part in line.split("|")] for line in text.splitlines()]
-    return [
-        Queued(*row[:3], reason=row[3], node=row[4], restarts=int(row[5] or 0))
-        for row in rows
-        if len(row) > 5
-    ]
+    return [Queued(row[0], row[1], row[2], row[3], row[4], int(row[5] or 0)) for row in rows if len(row) > 5]
 
 
 def in_accounts(names: Iterable[str], since: float) -> list[Queued]:
