@@ -55,8 +55,8 @@ def does_not_fit(
     count = rows[1] - rows[0]
     told = (
         f"out of memory laying out the cache of {count} rows: {kept:.3g} GB of kept entries and "
-        f"{spare:.3g} GB of room for answers of {room} tokens, beside {aside:.3g} GB of entries held from the "
-        f"prompts and {weights:.3g} GB of weights."
+        f"{spare:.3g} GB of room for answers of {room} tokens, beside {aside:.3g} GB of entries held from "
+        f"the prompts and {weights:.3g} GB of weights."
     )
     free = free_bytes(loaded.device)
     if free is not None:

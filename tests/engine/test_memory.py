@@ -36,6 +36,6 @@ def test_out_of_memory_names_the_parts_and_what_would_fit(loaded, prompts, full,
     with pytest.raises(
         torch.OutOfMemoryError,
         match=r"cache of 2 rows: .* GB of kept entries and .* GB of room for answers of 5 tokens, .* of "
-        r"weights\. .* GB are free, enough for about 1 rows or 50% of the budget\. Lower budget, engine\.rows",
+        r"weights\. .* GB are free, enough for about 1 rows or 50% of the budget\. Lower budget",
     ):
         engine.answer(prompts[:1])
