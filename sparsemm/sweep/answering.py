@@ -85,7 +85,7 @@ class Answering:
             return
         _free_memory()  # outside the except clause, whose traceback holds the tensors
         if not several:
-            yield cells, {place: f"{reason}. One prompt under one cell does not fit." for place in places}
+            yield cells, dict.fromkeys(places, f"{reason}. One prompt under one cell does not fit.")
             return
         said = f"{len(prompts)} prompts of up to {size[0]} tokens under {len(cells)} cells"
         print(f"Out of memory with {said}: trying fewer at once.", file=sys.stderr)

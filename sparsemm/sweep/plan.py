@@ -74,7 +74,7 @@ def describe(store: Store, cells: Sequence[Cell], points: int, sizing: Sizing = 
     if jobs:
         lines.append(f"time, one job after the other: {duration(total)}")
     if needs := prerequisites.needs_of(chain.from_iterable(jobs)):
-        lines += ["missing, to be brought before a run:", *(f"  {need}" for need in needs)]
+        lines += ["missing, to be brought before a run:", *prerequisites.lines(needs)]
     return "\n".join(lines)
 
 

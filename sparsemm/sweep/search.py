@@ -14,6 +14,7 @@ from sparsemm.paths import absolute, resolve
 from sparsemm.sweep.cells import Cell
 from sparsemm.sweep.compose import Composer
 from sparsemm.sweep.errors import UnusableConfiguration
+from sparsemm.sweep.leakage import head_files
 from sparsemm.sweep.progress import progress
 
 
@@ -124,9 +125,8 @@ def searches_for(cells: Iterable[Cell], settings: Settings) -> list[Search]:
     """One search per head-score file that the cells lack, with the data that `settings` choose."""
     found = {}
     for cell in cells:
-        for need in cell.needs:
-            if need.kind == "heads":
-                file = str(cell.settings["model"]["head_scores"])
+        for file in head_files(cell.settings):
+            if not resolve(file).is_file():
                 found[file] = make_search({**settings, "model": cell.settings["model"]}, file)
     return list(found.values())
 

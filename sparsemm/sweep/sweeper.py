@@ -4,8 +4,8 @@ import contextlib
 import secrets
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from shlex import quote
@@ -26,7 +26,6 @@ from sparsemm.sweep.jobs import (
     SweepRecord,
     group_into_jobs,
     is_grid,
-    labels_of,
     last_sweep,
     report_name,
     sweep_id,
@@ -34,8 +33,8 @@ from sparsemm.sweep.jobs import (
     write_search,
 )
 from sparsemm.sweep.launching import Launching, came_to_its_end
-from sparsemm.sweep.published import Published
-from sparsemm.sweep.status import Labels, Subject
+from sparsemm.sweep.status import Subject
+from sparsemm.sweep.tracking import tracking_of
 
 
 @dataclass
@@ -59,13 +58,14 @@ class Sweep:
             UnusableConfiguration: nothing was started.
             CellsFailed: cells without a result.
         """
-        actions = {
+        actions: dict[str, Callable[[], Any]] = {
             "run": self.run,
             "plan": self.plan,
             "prefetch": self.prefetch,
             "heads": self.heads,
             "status": self.status,
             "report": self.report,
+            "sync": self.sync,
             "cancel": self.cancel,
             "retry": lambda: self.retry(False),
             "retry_all": lambda: self.retry(True),
@@ -75,6 +75,7 @@ class Sweep:
                 f"hydra.sweeper.action={action}: must be one of {', '.join(actions)}. Use the verbs."
             )
         refuse_claim(self.experiment, action)
+        tracking_of(self.config)
         return actions[action]() or []
 
     @property
@@ -86,7 +87,13 @@ class Sweep:
     @cached_property
     def grid(self) -> Grid:
         """Every cell, checked."""
-        return make_grid(self._composer(), self.arguments)
+        found = make_grid(self._composer(), self.arguments)
+        return replace(found, cells=prerequisites.told(found.cells, self.arguments, self._own_grid))
+
+    @property
+    def _own_grid(self) -> Mapping[str, str]:
+        """What the experiment itself sweeps."""
+        return (self.config.hydra.sweeper.params if self.experiment else None) or {}
 
     def _composer(self) -> Composer:
         return Composer(self.context.config_loader, self.config, self.fast)
@@ -103,7 +110,8 @@ class Sweep:
 
     def prefetch(self) -> None:
         """Bring the weights and the data of the grid to this machine's disk."""
-        prerequisites.prefetch(self.grid.cells, self.store.root)
+        sources = [point["data"] for point in search.points(self._composer(), self.arguments)]
+        prerequisites.prefetch(self.grid.cells, sources, self.store.root)
 
     def heads(self) -> None:
         """Search the visual heads of the models, or import or compare head-score files."""
@@ -146,7 +154,7 @@ class Sweep:
         if subject := self._subject():
             print(self._report(subject))
 
-    def run(self) -> list[Any]:
+    def run(self, searched: bool = False) -> list[Any]:
         """Run what has no result yet, then show the table."""
         cells, points = self.grid.cells, self.grid.points
         with _reading():
@@ -155,14 +163,14 @@ class Sweep:
         jobs = group_into_jobs(left)
         splits = self.launching.sizing.split(self.store, jobs)
         print(plan.headline(len(cells), len(done), sum(splits), points), flush=True)
-        if self.config.find_heads and (
+        if (self.config.find_heads and not searched) and (
             searches := search.searches_for(left, search.points(self._composer(), self.arguments)[0])
         ):
             prerequisites.require(left, but="heads")
             self.launching.refuse_search()
             self._search(searches)
             self.__dict__.pop("grid")  # the cells get other fingerprints with the scores that are there now
-            return self.run()
+            return self.run(searched=True)
         prerequisites.require(left)
         if queued := self.launching.in_queue(self.store, [cell.fingerprint for cell in left]):
             print(f"{plan.count(len(queued), 'cell')} in SLURM's queue already: left to those jobs.")
@@ -244,27 +252,20 @@ class Sweep:
             print(f"  {status.program()} {verb}{where}")
 
     def _report(self, subject: Subject) -> str:
-        from sparsemm.results.report import write_report
-        from sparsemm.sweep.pictures import material_of
+        from sparsemm.sweep.reporting import Reporting
 
-        claim = experiment_claim(subject.experiment)
-        beside = labels_of(self.store, claim.beside) if claim and claim.beside else {}
-        labels, folder = list(subject.labels.values()), self.store.reports / subject.name
-        found, found_beside = self._results(subject.labels), self._results(beside)
-        material = material_of(self.store, found, subject.overrides)
-        return str(write_report(subject.name, found, labels, folder, claim, found_beside, material))
-
-    def _results(self, labels: Labels) -> list[dict[str, Any]]:
-        """The finished results of some cells, under the labels that they have here."""
         with _reading():
-            results = self.store.results(labels)
-        named = [{**result, "label": labels[result["fingerprint"]]} for result in results]
-        return Published(self._composer()).marked(named)
+            return Reporting(self.store, self._composer(), tracking_of(self.config)).report(subject)
+
+    def sync(self) -> None:
+        """Send what waits for W&B."""
+        from sparsemm.sweep.reporting import send
+
+        send(self.store)
 
     @property
     def _name(self) -> str:
-        own_grid = self.config.hydra.sweeper.params if self.experiment else None
-        return report_name(self.experiment, self.arguments, own_grid or {})
+        return report_name(self.experiment, self.arguments, self._own_grid)
 
     def _own_subject(self) -> Subject:
         labels = {cell.fingerprint: cell.label for cell in self.grid.cells}

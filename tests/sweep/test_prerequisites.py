@@ -31,6 +31,7 @@ def test_a_grid_without_weights_and_head_scores_can_be_planned(sparsemm, tmp_pat
     assert done.returncode == 0, done.stderr
     assert "6 cells" in done.stdout
     missing = done.stdout.split("missing, to be brought before a run:\n")[1].splitlines()
+    command = f"sparsemm prefetch {' '.join(GRID)} output={tmp_path / 'out'}"
     heads = [f"{tmp_path}/out/heads/{name}.json" for name in ("llava_next_vicuna_7b", "qwen2_vl_7b")]
     assert [line.split(": ")[0].strip() for line in missing] == [
         f"head scores of llava_next_vicuna_7b ({heads[0]})",
@@ -38,7 +39,7 @@ def test_a_grid_without_weights_and_head_scores_can_be_planned(sparsemm, tmp_pat
         "weights of Qwen/Qwen2-VL-7B-Instruct",
         "weights of llava-hf/llava-v1.6-vicuna-7b-hf",
     ]
-    assert "sparsemm prefetch" in missing[2]
+    assert [line.endswith(f": {command}") for line in missing] == [False, False, False, True]
 
 
 def test_run_starts_nothing_while_something_is_missing(sparsemm, tmp_path):

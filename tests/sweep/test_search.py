@@ -64,3 +64,11 @@ def test_what_no_search_could_use_is_refused(sparsemm, arguments, words, monkeyp
     assert done.returncode == 2
     assert words in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_search_that_leaves_a_file_missing_is_not_repeated(sparsemm, tmp_path):
+    """Scores that another key names are searched for there."""
+    grid = [*SMALL, "method=sparsemm", "budget=8", "method.window=4", "task.limit=1", "find_heads=true"]
+    done = sparsemm("run", *grid, f"allocator.head_scores.path={tmp_path / 'other.json'}")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "other.json").is_file()

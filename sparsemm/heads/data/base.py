@@ -11,6 +11,7 @@ from PIL import Image
 from sparsemm.models.base import Box
 from sparsemm.needs import Need
 from sparsemm.paths import is_hub_id
+from sparsemm.tasks.base import Dataset
 from sparsemm.tasks.lmms_data import snapshot
 from sparsemm.tasks.pages import png_sha256
 
@@ -58,6 +59,11 @@ class HeadSource(ABC):
         """What must be brought before the data can be read."""
         return ()
 
+    def datasets(self) -> tuple[Dataset, ...]:
+        """Hub repositories that hold the images, where they are named by hub id."""
+        data = getattr(self, "data", "")
+        return ((data, None, None),) if is_hub_id(data) else ()
+
     @abstractmethod
     def __len__(self) -> int:
         """Samples that there are."""
@@ -101,7 +107,7 @@ def hub_needs(data: str) -> tuple[Need, ...]:
 
 def how_to_bring(data: str) -> str:
     """The command that brings a dataset of the hub."""
-    return f"hf download --repo-type dataset {data}"
+    return f"hf download --repo-type dataset {data}, or sparsemm prefetch model=... data=..."
 
 
 def open_image(file: Path, sample: str) -> Image.Image:
