@@ -72,6 +72,17 @@ class EngineConf:
 
 
 @dataclass
+class TrackingConf:
+    """What W&B gets."""
+
+    mode: str = MISSING
+    project: str = MISSING
+    entity: str | None = MISSING
+    samples: int = MISSING
+    suffix: str = MISSING
+
+
+@dataclass
 class RunConf:
     """The root. Sections of type Any are checked against the class that their `_target_` names."""
 
@@ -84,6 +95,7 @@ class RunConf:
     mask: Any = MISSING
     task: Any = MISSING
     engine: EngineConf = field(default_factory=EngineConf)
+    tracking: TrackingConf = field(default_factory=TrackingConf)
     budget: int | str = MISSING
     rho: float = MISSING
     seed: int = MISSING

@@ -11,7 +11,8 @@ verbs
   status   what is done, running, failed and pending, on this machine and in SLURM
   cancel   cancel what waits or runs in SLURM
   retry    run again what failed
-  report   the table and the figure of a grid
+  report   the table, the figure and the page of a grid; with tracking=offline or online a copy in W&B
+  sync     send what waits for W&B, such as from a login node
 
 examples
   sparsemm run +experiment=quickstart                            a small table in minutes
@@ -90,11 +91,21 @@ examples
   sparsemm retry
   sparsemm retry all hydra/launcher=slurm""",
     "report": f"""\
-sparsemm report [key=value ...]: print the table and write it and the figure to outputs/reports/<name>;
-without a grid, of the last sweep. <name> is the experiment (or sweep) and a short code of other settings.
+sparsemm report [key=value ...]: print the table and write it, the figure and page.html (one file for a
+browser) to outputs/reports/<name>; without a grid, of the last sweep. <name> is the experiment (or sweep) and
+a short code of other settings. tracking=offline | online makes a copy in W&B, from the store, at any time.
 {_GRID}
 
 examples
   sparsemm report
-  sparsemm report +experiment=quickstart""",
+  sparsemm report +experiment=quickstart
+  sparsemm report tracking=offline""",
+    "sync": """\
+sparsemm sync [output=FOLDER]: send the runs that tracking=offline wrote, and those that tracking=online could
+not send, with wandb's own sync. What was sent is not sent again. It needs `wandb login`, and the same path to
+the output folder as where the runs were written.
+
+examples
+  sparsemm sync
+  sparsemm sync output=/shared/outputs""",
 }

@@ -18,7 +18,7 @@ from sparsemm.sweep.compose import Composer
 
 CONF = Path(sparsemm.conf.__path__[0])
 METHODS = Path(sparsemm.methods.__path__[0])
-GROUPS = ("model", "method", "scorer", "allocator", "mask", "task", "engine", "experiment")
+GROUPS = ("model", "method", "scorer", "allocator", "mask", "task", "engine", "tracking", "experiment")
 PARTS = {"scorer": "scorers", "allocator": "allocators"}
 MUST_BE_GIVEN = {"task=lmms": ["task.name=infovqa_val"]}  # options with a setting that has no default
 

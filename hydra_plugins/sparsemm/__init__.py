@@ -22,7 +22,7 @@ class SparseMMSweeperConf:
 
     _target_: str = "hydra_plugins.sparsemm.SparseMMSweeper"
     action: str = (
-        "run"  # run | plan | prefetch | status | report | cancel | retry | retry_all; the verbs set it
+        "run"  # run | plan | prefetch | status | report | sync | cancel | retry | retry_all; the verbs set it
     )
     fast: bool = True  # False: a full Hydra composition for every cell, slow, the same cells
     params: dict[str, str] | None = None  # the grid of an experiment; the command line replaces equal keys

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,75 +19,9 @@ from sparsemm.results.files import read_json, write_atomically
 from sparsemm.results.page import HeadMap
 from sparsemm.results.page_samples import Images
 from sparsemm.results.wandb_content import SAMPLE, RunContent
+from sparsemm.results.wandb_settings import Tracking, import_wandb
 
-MODES = ("none", "offline", "online")
-FORBIDDEN = re.compile(r"[/\\#?%:]")  # what W&B refuses in names of projects
-LONGEST_NAME = 128
 IMAGE_SIDE = 512  # pixels
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tracking:
-    """conf/tracking."""
-
-    mode: str
-    project: str
-    entity: str | None
-    samples: int
-    suffix: str
-
-    def check(self) -> None:
-        """Raise ValueError for what W&B would refuse, before any work is done."""
-        if self.mode not in MODES:
-            raise ValueError(f"tracking.mode={self.mode}: must be one of {', '.join(MODES)}.")
-        if self.mode == "none":
-            return
-        check_name("project", self.project)
-        if self.entity is not None:
-            check_name("entity", self.entity)
-        if self.samples < 0:
-            raise ValueError(f"tracking.samples={self.samples}: must be 0 or more. Set tracking.samples.")
-        wandb = import_wandb(f"tracking={self.mode}")
-        if self.mode == "online" and not has_key(wandb):
-            raise ValueError(
-                "tracking=online: W&B has no API key here. Log in with `wandb login` (or set WANDB_API_KEY), "
-                "or choose tracking=offline and run `sparsemm sync` later."
-            )
-
-
-def check_name(key: str, name: str) -> None:
-    """Raise ValueError for a project or entity name that W&B refuses."""
-    if not name or len(name) > LONGEST_NAME or FORBIDDEN.search(name):
-        raise ValueError(
-            f"tracking.{key}={name}: W&B takes 1 to {LONGEST_NAME} letters without / \\ # ? % and colons. "
-            f"Set tracking.{key}."
-        )
-
-
-def import_wandb(asked: str) -> Any:
-    """Return the module.
-
-    Raises:
-        ValueError: it is not installed.
-    """
-    try:
-        import wandb
-    except ImportError as error:
-        raise ValueError(
-            f'{asked}: needs wandb ({error}). Install it with pip install "sparsemm[wandb]", '
-            "or leave tracking out."
-        ) from error
-    return wandb
-
-
-def has_key(wandb: Any) -> bool:
-    """Say whether somebody is logged in to W&B on this machine; nothing is asked of the network."""
-    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
-        return True
-    try:
-        return bool(wandb.login(prompt=False))
-    except TypeError:  # before 0.31 there was no such argument
-        return bool(wandb.api.api_key)
 
 
 @dataclass(frozen=True)

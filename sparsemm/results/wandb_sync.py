@@ -11,13 +11,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sparsemm.results.wandb_runs import has_key, import_wandb
+from sparsemm.results.wandb_settings import has_key, import_wandb
 
 AT_ONCE = 32  # runs of one call of wandb sync
 LIMIT_S = 900.0  # of one call: with the network gone wandb tries again for long
 NAME = re.compile(r"offline-run-\d+_\d+-(.+)")
 SAID = re.compile(r"error|fail|refus|denied|unable", re.IGNORECASE)
 GONE = re.compile(r"previously (created and )?deleted|deleted run", re.IGNORECASE)
+
+
+DELETED = "a run was deleted in W&B, which never gives its id again: choose tracking.suffix=again."
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,8 @@ def sync(folder: Path, limit_s: float = LIMIT_S) -> Sent:
     waiting, sent = offline_runs(folder)
     if not waiting:
         return Sent((), len(sent), ())
-    if not has_key(import_wandb("sync")):
+    import_wandb("sync")
+    if not has_key():
         raise ValueError(
             "sync: W&B has no API key here. Log in with `wandb login` (or set WANDB_API_KEY), and run it "
             "again."
@@ -96,13 +100,14 @@ def _send(runs: Sequence[Path], folder: Path, limit_s: float) -> str:
             timeout=limit_s,
             check=False,
         )
-    except subprocess.TimeoutExpired:
-        return f"wandb sync did not end within {limit_s:.0f} s."
+    except subprocess.TimeoutExpired as error:
+        said = str(error.stdout) + str(error.stderr)
+        return DELETED if GONE.search(said) else f"wandb sync did not end within {limit_s:.0f} s."
     except OSError as error:
         return f"wandb sync could not be started ({error})."
     said = done.stdout + done.stderr
     if GONE.search(said):
-        return "a run was deleted in W&B, which never gives its id again: choose tracking.suffix=again."
+        return DELETED
     if done.returncode == 0 and all(_sent(run) for run in runs):
         return ""
     lines = [line.removeprefix("wandb:").strip() for line in said.splitlines()]

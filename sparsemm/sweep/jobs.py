@@ -31,6 +31,7 @@ NOT_A_GRID = (
     "samples",
     "out",
     "import_file",
+    "tracking",
 )  # keys that choose no cells
 JOB_FIELDS = (
     "fingerprint",
@@ -191,7 +192,7 @@ def run_file(path: Path, stop: Callable[[], bool] = lambda: False, job_id: str =
 def is_grid(override: str) -> bool:
     """Whether the override can change which cells there are, or what they are."""
     key = override.partition("=")[0].lstrip("+~")
-    return key not in NOT_A_GRID and not key.startswith(("hydra.", "hydra/"))
+    return key not in NOT_A_GRID and not key.startswith(("hydra.", "hydra/", "tracking."))
 
 
 def report_name(experiment: str | None, overrides: Sequence[str], own_grid: Mapping[str, Any]) -> str:

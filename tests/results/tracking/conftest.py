@@ -16,7 +16,8 @@ import pytest
 from PIL import Image
 
 from sparsemm.results.store import Store
-from sparsemm.results.wandb_runs import Mirror, Tracking
+from sparsemm.results.wandb_runs import Mirror
+from sparsemm.results.wandb_settings import Tracking
 
 SECRET = "secret-7f3a9c51d2e84b60"
 BLOCK = 32768  # LevelDB's log format, as .wandb files have it, behind a header of 7 bytes
@@ -229,7 +230,7 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
                 try:
                     self._answer(200, {"data": state.graphql(asked["query"], asked.get("variables") or {})})
                 except LookupError as error:
-                    self._answer(409, {"errors": [{"message": str(error)}], "data": None})
+                    self._answer(410, {"errors": [{"message": str(error)}], "data": None})
             else:
                 run = self.path.split("/")[-2]
                 state.streams.setdefault(run, []).append(json.loads(body))

@@ -11,7 +11,8 @@ import pytest
 from sparsemm.results.page import HeadMap
 from sparsemm.results.tables import build_tables
 from sparsemm.results.wandb_content import SUMMARY, cell_run, report_run
-from sparsemm.results.wandb_runs import Mirror, Tracking
+from sparsemm.results.wandb_runs import Mirror
+from sparsemm.results.wandb_settings import Tracking
 from sparsemm.results.wandb_sync import sync
 
 pytest.importorskip("wandb", reason='needs wandb: pip install "sparsemm[wandb]"')

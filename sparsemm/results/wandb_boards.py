@@ -1,0 +1,160 @@
+"""Dashboards of W&B from an experiment: a workspace to explore its cells, and a report with its claim.
+
+Offline they are JSON. Online they are saved once: they are queries, so they show what arrives later.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+LINES = ("model", "method", "budget", "rho", "task")  # of the parallel coordinates
+LOG = ("budget",)  # keys whose axis is logarithmic
+
+
+@dataclass(frozen=True, kw_only=True)
+class Board:
+    """What the dashboards of a report are about."""
+
+    report: str  # cells have it in their configuration
+    title: str
+    sentence: str
+    key: str  # what the cells vary, besides the method: budget, rho, a mask's share
+    places: Sequence[tuple[str, str]]  # model, task
+    project: str
+    entity: str | None
+
+
+def to_json(board: Board) -> dict[str, str]:
+    """Return {workspace, report} as the JSON that W&B stores; nothing is asked of the network."""
+    with _silence():
+        return {
+            "workspace": _workspace(board)._to_model().model_dump_json(by_alias=True, indent=1),
+            "report": _report(board)._to_model().model_dump_json(by_alias=True, indent=1),
+        }
+
+
+def save(board: Board) -> dict[str, str]:
+    """Save both in W&B and return their addresses; they show runs that arrive later too."""
+    with _silence():
+        workspace, report = _workspace(board), _report(board)
+        workspace.save()
+        report.save()
+        return {"workspace": str(workspace.url), "report": str(report.url)}
+
+
+def _workspace(board: Board) -> Any:
+    import wandb_workspaces.reports.v2 as wr
+    import wandb_workspaces.workspaces as ws
+
+    sections = [
+        ws.Section(name="Score", is_open=True, panels=_panels(board, "all cells")),
+        ws.Section(
+            name="What is kept",
+            is_open=True,
+            panels=[
+                wr.ScatterPlot(
+                    title="Score against entries per head",
+                    x=wr.SummaryMetric("entries_per_head"),
+                    y=wr.SummaryMetric("score"),
+                    log_x=True,
+                ),
+                wr.BarPlot(
+                    title="Share of the prompt that is kept",
+                    metrics=[wr.SummaryMetric("kept_share")],
+                    groupby=wr.Config("method"),
+                ),
+            ],
+        ),
+        ws.Section(name="Differences", panels=[wr.RunComparer(diff_only=True)]),
+    ]
+    return ws.Workspace(
+        entity=board.entity or "",
+        project=board.project,
+        name=f"sparsemm: {board.report}",
+        sections=sections,
+        auto_generate_panels=False,
+        runset_settings=ws.RunsetSettings(
+            filters=[ws.Config("report") == board.report], groupby=[ws.Config("method")]
+        ),
+    )
+
+
+def _report(board: Board) -> Any:
+    import wandb_workspaces.reports.v2 as wr
+
+    def runset(name: str, **wanted: str) -> Any:
+        filters = " and ".join(
+            f"Config('{key}') = '{_quoted(value)}'"
+            for key, value in {"report": board.report, **wanted}.items()
+        )
+        return wr.Runset(
+            entity=board.entity or "",
+            project=board.project,
+            name=name,
+            filters=filters,
+            groupby=["config.method"],
+        )
+
+    blocks: list[Any] = [wr.P(board.sentence), wr.TableOfContents()]
+    for model, task in board.places:
+        blocks.append(wr.H2(f"{task}, {model}"))
+        panels = _panels(board, f"{task}, {model}")
+        blocks.append(
+            wr.PanelGrid(runsets=[runset(f"{task}, {model}", model=model, task=task)], panels=panels)
+        )
+    tables = wr.Runset(
+        entity=board.entity or "",
+        project=board.project,
+        name="report",
+        filters=f"Config('report') = '{_quoted(board.report)}' and JobType = 'report'",
+    )
+    blocks += [
+        wr.H2("Tables, curves and head maps"),
+        wr.PanelGrid(runsets=[tables], panels=[wr.WeavePanelSummaryTable(table_name="results")]),
+    ]
+    return wr.Report(
+        project=board.project,
+        entity=board.entity or "",
+        title=board.title,
+        description=board.sentence[:250],
+        blocks=blocks,
+        width="fluid",
+    )
+
+
+def _panels(board: Board, where: str) -> list[Any]:
+    import wandb_workspaces.reports.v2 as wr
+
+    columns: list[Any] = [wr.ParallelCoordinatesPlotColumn(wr.Config(key)) for key in LINES]
+    if board.key not in LINES:
+        columns.append(wr.ParallelCoordinatesPlotColumn(wr.Config(board.key)))
+    columns.append(wr.ParallelCoordinatesPlotColumn(wr.SummaryMetric("score")))
+    return [
+        wr.ScatterPlot(
+            title=f"Score against {board.key}: {where}",
+            x=wr.Config(board.key),
+            y=wr.SummaryMetric("score"),
+            log_x=board.key in LOG,
+        ),
+        wr.BarPlot(
+            title=f"Score by method: {where}",
+            metrics=[wr.SummaryMetric("score")],
+            groupby=wr.Config("method"),
+        ),
+        wr.ParallelCoordinatesPlot(title=f"Every cell: {where}", columns=columns),
+    ]
+
+
+def _quoted(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("'", "\\'")
+
+
+@contextlib.contextmanager
+def _silence() -> Any:
+    """The library talks on the terminal."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield

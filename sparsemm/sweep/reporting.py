@@ -1,0 +1,135 @@
+"""A report and its copy in W&B. W&B is a mirror: whatever goes wrong there is said once and stops nothing."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sparsemm.results.files import read_json, to_line, write_atomically
+from sparsemm.results.page import Material
+from sparsemm.results.store import Store
+from sparsemm.results.tables import Claim, build_tables, missing_labels
+from sparsemm.results.wandb_boards import Board, save, to_json
+from sparsemm.results.wandb_content import cell_run, report_run
+from sparsemm.results.wandb_runs import Mirror
+from sparsemm.results.wandb_settings import Tracking
+from sparsemm.results.wandb_sync import sync
+from sparsemm.sweep.claims import experiment_claim
+from sparsemm.sweep.compose import Composer
+from sparsemm.sweep.errors import CellsFailed, UnusableConfiguration
+from sparsemm.sweep.jobs import labels_of
+from sparsemm.sweep.pictures import material_of
+from sparsemm.sweep.published import Published
+from sparsemm.sweep.status import Labels, Subject
+
+Results = list[dict[str, Any]]
+BOARDS = {"workspace": "wandb-workspace.json", "report": "wandb-report.json"}
+FILES = ("table.md", "table.csv", "table.tex", "figure.png", "figure.svg", "page.html")
+
+
+def send(store: Store) -> None:
+    """Send what waits for W&B, and say what went up.
+
+    Raises:
+        UnusableConfiguration: wandb is not installed, or nobody is logged in.
+        CellsFailed: something could not be sent.
+    """
+    try:
+        done = sync(store.root / "wandb")
+    except ValueError as error:
+        raise UnusableConfiguration(str(error)) from error
+    print(done)
+    if done.failed:
+        raise CellsFailed(f"{len(done.failed)} runs were not sent.")
+
+
+@dataclass(frozen=True)
+class Reporting:
+    """Reports of one store."""
+
+    store: Store
+    composer: Composer
+    tracking: Tracking
+
+    def report(self, subject: Subject) -> str:
+        """Write the report, and its copy in W&B where that is asked for; return what to print."""
+        from sparsemm.results.report import write_report
+
+        claim = experiment_claim(subject.experiment)
+        beside = labels_of(self.store, claim.beside) if claim and claim.beside else {}
+        labels, folder = list(subject.labels.values()), self.store.reports / subject.name
+        found, found_beside = self._results(subject.labels), self._results(beside)
+        material = material_of(self.store, found, subject.overrides)
+        text = write_report(subject.name, found, labels, folder, claim, found_beside, material)
+        if self.tracking.mode == "none":
+            return text
+        try:
+            said = self._mirror(subject.name, claim, found, found_beside, labels, material)
+        except Exception as error:  # whatever W&B does, the report is written
+            first = (str(error).splitlines() or [""])[0]
+            said = f"W&B: no copy ({type(error).__name__}: {first}). The store has everything: report again."
+        return f"{text}{said}\n"
+
+    def _results(self, labels: Labels) -> Results:
+        """The finished results of some cells, under the labels that they have here."""
+        results = self.store.results(labels)
+        named = [{**result, "label": labels[result["fingerprint"]]} for result in results]
+        return Published(self.composer).marked(named)
+
+    def _mirror(
+        self,
+        name: str,
+        claim: Claim | None,
+        found: Results,
+        beside: Results,
+        labels: Sequence[Mapping[str, Any]],
+        material: Material,
+    ) -> str:
+        folder, tracking = self.store.reports / name, self.tracking
+        tables = build_tables(found, labels, claim, beside)
+        missing = len(missing_labels([result["label"] for result in found], labels))
+        heading = claim.title if claim else name
+        mirror = Mirror(self.store.root, tracking)
+        cells = (
+            cell_run(
+                result,
+                name,
+                self.store.cell(result["fingerprint"]).samples().records,
+                tracking.samples,
+                tracking.suffix,
+            )
+            for result in found
+        )
+        written = mirror.write(cells, material.images)
+        whole = report_run(name, heading, tables, found, missing, tracking.suffix)
+        files = {file: folder / file for file in FILES if (folder / file).is_file()}
+        written += mirror.write([whole], material.images, material.head_maps, files)
+        board = Board(
+            report=name,
+            title=heading,
+            sentence=claim.sentence if claim else "",
+            key=claim.columns if claim else "budget",
+            places=[(table.model, table.task) for table in tables],
+            project=tracking.project,
+            entity=tracking.entity,
+        )
+        for kind, text in to_json(board).items():
+            write_atomically(folder / BOARDS[kind], text + "\n")
+        said = f"W&B: {len(written)} of {len(found) + 1} runs are new or changed, in {mirror.folder}"
+        if tracking.mode == "offline":
+            return f"{said}\nSend them where there is internet: sparsemm sync"
+        return f"{said}\n{sync(mirror.folder)}{_saved(board, mirror.folder / 'boards.json')}"
+
+
+def _saved(board: Board, path: Path) -> str:
+    """Save the dashboards that are not in W&B yet; say where they are."""
+    known = read_json(path) or {}
+    key = f"{board.entity or ''}/{board.project}/{board.report}"
+    if key not in known:
+        try:
+            known[key] = save(board)
+        except Exception as error:
+            first = (str(error).splitlines() or [type(error).__name__])[0]
+            return f"\nW&B: the dashboards are not saved ({first}). The next report tries again."
+        write_atomically(path, to_line(known))
+    return "".join(f"\n{kind}: {address}" for kind, address in known[key].items())
