@@ -28,7 +28,8 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
-FAMILIES = ("llava_next_vicuna", "llava_next_mistral", "qwen2_vl", "qwen2_5_vl")
+from sparsemm.models.families import FAMILIES as FAMILIES
+
 TEXT = {
     "hidden_size": 64,
     "intermediate_size": 96,

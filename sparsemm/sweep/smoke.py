@@ -37,7 +37,7 @@ def smoke_settings(settings: Settings) -> Settings:
 
 
 def _model(model: Settings, folder: Path) -> Settings:
-    from sparsemm.models.small import FAMILIES
+    from sparsemm.models.families import FAMILIES
 
     if str(model["path"]).startswith("pkg://"):  # small already
         return {**model, "name": f"{model['name']} smoke"}
