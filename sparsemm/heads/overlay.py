@@ -13,7 +13,7 @@ from sparsemm.heads.search import region_tokens
 from sparsemm.heads.watch import Head, read
 from sparsemm.models.base import Box, LoadedModel, Prompt
 
-WORDS = 3  # of a sample, evenly spaced over its answer
+WORDS = 3  # of a sample at most, evenly spaced over its answer
 POINTS = ((1024, 64), (1 << 30, 128))  # (longest side in pixels, points of the heat map along it)
 
 
@@ -61,7 +61,7 @@ def choose_heads(scores: Tensor) -> tuple[list[Head], list[Head]]:
 def show_sample(
     loaded: LoadedModel, sample: HeadSample, source: HeadSource, heads: Sequence[Head]
 ) -> Shown | None:
-    """Read a sample once more and keep what the heads attend to; None with fewer than WORDS matched words."""
+    """Read a sample once more and keep what the heads attend to; None without a matched word."""
     image = sample.image()
     prompt = loaded.prompt(image, source.question)
     reading = read(loaded, prompt, source.max_new_tokens, heads)
@@ -76,18 +76,17 @@ def show_sample(
         ]
         if here and len(region_tokens(loaded, prompt, _box(sample, found[here[0]].region))):
             said.append(((start, end), int(found[here[0]].region or 0), here))
-    if len(said) < WORDS:
+    if not said:
         return None
+    chosen = [said[(len(said) - 1) * (place + 1) // (WORDS + 1)] for place in range(WORDS)]
+    chosen = chosen if len(said) >= 2 * WORDS else said[:WORDS]
     spread = _spread(loaded, prompt)
     shown = []
-    for (start, end), region, tokens in (
-        said[(len(said) - 1) * (place + 1) // (WORDS + 1)] for place in range(WORDS)
-    ):
+    for (start, end), region, tokens in chosen:
         attention = reading.attention[tokens].mean(0)  # [K, T]
         box = sample.regions[region].box
         inside = attention[:, region_tokens(loaded, prompt, box)].sum(-1)
-        rows, columns = spread.shape[:2]
-        heat = (attention @ spread.view(rows * columns, -1).T).view(-1, rows, columns)
+        heat = spread.heat(attention)
         shown.append(Spoken(text[:start], text[start:end], text[end:], box, heat, inside))
     return Shown(sample.id, image, tuple(shown))
 
@@ -97,17 +96,33 @@ def _box(sample: HeadSample, region: int | None) -> Box:
     return sample.regions[region].box
 
 
-def _spread(loaded: LoadedModel, prompt: Prompt) -> Tensor:
-    """[rows, columns, T] float32: the share of a token's attention that each point of the image gets."""
+@dataclass(frozen=True)
+class _Spread:
+    """Points of an image and the tokens that see them: pairs of a point and a token, and the token's share."""
+
+    rows: int
+    columns: int
+    points: Tensor  # [n] int64, row * columns + column
+    tokens: Tensor  # [n] int64
+    shares: Tensor  # [n] float32, of the token's attention that the point gets
+
+    def heat(self, attention: Tensor) -> Tensor:
+        """[K, rows, columns] of attention [K, T]."""
+        heat = torch.zeros(len(attention), self.rows * self.columns)
+        heat.index_add_(1, self.points, attention[:, self.tokens] * self.shares)
+        return heat.view(-1, self.rows, self.columns)
+
+
+def _spread(loaded: LoadedModel, prompt: Prompt) -> _Spread:
     width, height = prompt.image_sizes[0]
     longest = max(width, height)
-    points = next(points for limit, points in POINTS if longest <= limit)
-    columns, rows = (max(1, round(points * side / longest)) for side in (width, height))
-    seen = torch.zeros(rows, columns, prompt.tokens)
+    most = next(points for limit, points in POINTS if longest <= limit)
+    columns, rows = (max(1, round(most * side / longest)) for side in (width, height))
+    seen: list[Tensor] = []
     for row in range(rows):
         for column in range(columns):
             x, y = (column + 0.5) * width / columns, (row + 0.5) * height / rows
-            tokens = loaded.box_tokens(prompt, (x - 0.01, y - 0.01, x + 0.01, y + 0.01))
-            seen[row, column, tokens.cpu()] = 1
-    shared: Tensor = seen / seen.sum((0, 1)).clamp(min=1)
-    return shared
+            seen.append(loaded.box_tokens(prompt, (x - 0.01, y - 0.01, x + 0.01, y + 0.01)).cpu())
+    points = torch.repeat_interleave(torch.arange(len(seen)), torch.tensor([len(one) for one in seen]))
+    tokens = torch.cat(seen)
+    return _Spread(rows, columns, points, tokens, 1 / torch.bincount(tokens)[tokens].float())

@@ -147,8 +147,20 @@ def merge(
     }
     if len(scored) < 2:
         del content["halves"]
+    before = _before(out)
+    if {**before, "git": None} == {**content, "git": None}:
+        return before  # nothing was found anew: it stays what that code found
     write(out, content)
     return content
+
+
+def _before(out: Path) -> dict[str, Any]:
+    """What stands in a file; nothing where it is not there, or torn."""
+    try:
+        found = json.loads(out.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def mean(scores: Sequence[Tensor]) -> list[list[float]]:

@@ -5,6 +5,7 @@ The only importer of matplotlib here. Every picture is drawn in two themes; pape
 
 import io
 import textwrap
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -64,7 +65,8 @@ def png(draw: Callable[[Theme], Any], theme: Theme, dpi: int = DPI) -> bytes:
         ),
     }
     stream = io.BytesIO()
-    with mpl.rc_context(look):
+    with mpl.rc_context(look), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a script that the font lacks: boxes
         draw(theme).savefig(stream, format="png", dpi=dpi, metadata={"Software": None})
     return stream.getvalue()
 

@@ -16,7 +16,7 @@ from sparsemm.heads.partial import describe_counts
 from sparsemm.heads.pictures import DARK, LIGHT, PAGE_DPI, curves, heat_map, heat_maps, overlay, png
 from sparsemm.models.base import LoadedModel
 
-SHOWN = 2  # samples with pictures: the first ones with enough matched words
+SHOWN = 2  # samples with pictures: the first ones with a matched word
 LOOKED_AT = 10  # samples that are tried for them
 
 
@@ -71,7 +71,7 @@ def illustrate(
         said = ", ".join(word.word for word in one.words)
         alt = f"Attention of {len(best) + len(worst)} heads while {said} are read"
         caption = (
-            f"Sample {one.id}: three words, evenly spaced over the answer. Orange: attention while the word "
+            f"Sample {one.id}: words evenly spaced over the answer. Orange: attention while the word "
             "is said, each panel up to its own maximum; frame: the word; below: the share of the head's "
             "attention that lies on it."
         )

@@ -171,6 +171,10 @@ def _panel(
                 for side in ("low", "high")
             )
             panel.fill_between(x, low, high, color=color, alpha=shade, linewidth=0)
+            for place, point in zip(x, points, strict=True):
+                if table.column_key == MASKED and point is not None and point.spread is not None:
+                    lowest, highest = (factor * score for score in point.spread)
+                    panel.vlines(place, lowest, highest, color=color, linewidth=0.9, alpha=0.7)
             handles[table.name(row)] = line
         _paper_points(panel, table, row, positions, color, marker)
     panel.set_ylabel(metric_name(table.metric) + (" (%)" if table.scale.unit == "%" else ""))

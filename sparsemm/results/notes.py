@@ -158,6 +158,8 @@ def _entries(table: Table) -> list[str]:
 
 
 def _above_prompt(table: Table) -> list[str]:
+    if table.column_key == MASKED:
+        return []
     shares = {column: _kept(table, column, "kept_share") for column in table.columns}
     above = [str(c) for c, kept in shares.items() if kept and min(kept.values()) >= 1 - 1e-9]
     return [f"{table.column_key} {_list(above)}: above the prompt, nothing is compressed."] if above else []
@@ -208,7 +210,7 @@ def _spread(table: Table) -> list[str]:
             if (entry := table.entries.get((row, column))) is not None and entry.spread is not None
         ]
         lines += [f"{table.name(row)}, lowest and highest seed at {', '.join(own)}."] if own else []
-    return lines
+    return [*lines, "In the figure these are thin upright lines; shaded: 95 %."] if lines else []
 
 
 def _untested(table: Table) -> list[str]:

@@ -34,7 +34,7 @@ def search(adapters, models, given, tmp_path, monkeypatch):
     monkeypatch.setattr(type(adapter), "load", load)
 
     def search(count=3, out="heads.json", samples=samples, shard=(0, 1), **changes):
-        git = {"commit": "c", "dirty": False}
+        git = changes.pop("git", {"commit": "c", "dirty": False})
         source = given(samples, **changes)
         return find_heads(adapter, source, count, tmp_path / out, lambda: adapter.load(CPU), git, shard=shard)
 
@@ -113,6 +113,12 @@ def test_halves_are_of_every_other_sample(search):
     assert torch.equal(even, expected) and not torch.equal(odd, expected)
     assert ((2 * odd + even) / 3 - torch.tensor(content["scores"])).abs().max() < 2e-6
     assert "halves" not in search(count=1, out="alone.json")
+
+
+def test_a_file_that_is_whole_keeps_the_commit_that_found_it(search):
+    before = search()
+    assert search(git={"commit": "later", "dirty": True}) == before
+    assert search(git={"commit": "later", "dirty": True}, count=2)["git"]["commit"] == "later"
 
 
 def test_a_file_must_be_called_json(search):
