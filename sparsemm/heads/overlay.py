@@ -98,7 +98,7 @@ def _box(sample: HeadSample, region: int | None) -> Box:
 
 @dataclass(frozen=True)
 class _Spread:
-    """Points of an image and the tokens that see them: pairs of a point and a token, and the token's share."""
+    """Which tokens see which points of an image, as pairs."""
 
     rows: int
     columns: int
