@@ -1,5 +1,6 @@
 """The verbs that act on what was submitted: cancel, and retry."""
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,9 @@ def cancel(store: Store, labels: Labels) -> str:
         return "Nothing to cancel: no SLURM job waits for these cells or runs them."
     others = {cell for job in jobs.values() for cell in job.job.cells} - labels.keys()
     more = f", and {count(len(others), 'other cell')} with them" if others else ""
-    return f"cancelled {count(len(jobs), 'SLURM job')}: {' '.join(jobs)}{more}"
+    arrays = Counter(name.partition("_")[0] for name in jobs)
+    ids = (name if arrays[name.partition("_")[0]] == 1 else name.partition("_")[0] for name in jobs)
+    return f"cancelled {count(len(jobs), 'SLURM job')}: {' '.join(dict.fromkeys(ids))}{more}"
 
 
 def to_retry(store: Store, labels: Labels, everything: bool) -> list[str]:
@@ -80,4 +83,4 @@ def _newest(store: Store) -> Iterable[Path]:
 
 
 def _cell(entry: dict[str, Any]) -> Cell:
-    return Cell(**{name: entry[name] for name in JOB_FIELDS})
+    return Cell(**{name: entry[name] for name in JOB_FIELDS if name in entry})

@@ -13,7 +13,7 @@ ENDED = (
     *("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE"),
     *("PREEMPTED", "REVOKED"),
 )
-COLUMNS = ("JobArrayID:80", "Name:250", "State:32", "Reason:64", "NodeList:250", "RestartCnt:12")
+COLUMNS = ("JobArrayID:80", "Name:250", "State:32", "Reason:120", "NodeList:250", "RestartCnt:12")
 MAX_ARRAY = 1001  # SLURM's default of MaxArraySize
 
 

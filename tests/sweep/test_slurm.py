@@ -56,14 +56,24 @@ def fake(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def defaults():
+def defaults(preset):
     """The parameters of hydra/launcher=slurm."""
+    return preset("slurm")
+
+
+@pytest.fixture(scope="module")
+def preset():
+    """The parameters of a file in conf/hydra/launcher."""
+    return _preset
+
+
+def _preset(name):
     from hydra import compose, initialize_config_module
     from omegaconf import OmegaConf
 
     cli.register()
     with initialize_config_module("sparsemm.conf", version_base="1.3"):
-        config = compose("run", ["hydra/launcher=slurm"], return_hydra_config=True)
+        config = compose("run", [f"hydra/launcher={name}"], return_hydra_config=True)
         node = OmegaConf.to_container(OmegaConf.select(config, "hydra.launcher"), resolve=True)
     return {key: value for key, value in node.items() if key != "_target_"}
 
@@ -200,6 +210,16 @@ def test_parameters_become_lines_of_the_script(tmp_path, fake, defaults):
         assert f"#SBATCH --{flag}\n" in script
     assert (
         "module load x\n" in script and "export A='b c'\n" in script and "export PYTHONSAFEPATH=1\n" in script
+    )
+
+
+@pytest.mark.parametrize("name", ["slurm", "slurm_node", "slurm_cpu"])
+def test_every_preset_is_usable_as_it_stands(preset, fake, name):
+    fake()
+    parameters = check(preset(name))
+    assert (parameters.gpus > 0, parameters.workers) == (
+        name != "slurm_cpu",
+        8 if name == "slurm_node" else 1,
     )
 
 
