@@ -189,6 +189,11 @@ def run_file(path: Path, stop: Callable[[], bool] = lambda: False, job_id: str =
     return 0
 
 
+def is_search(path: Path) -> bool:
+    """Whether a job file is a part of a head search."""
+    return "search" in (read_json(path) or {})
+
+
 def is_grid(override: str) -> bool:
     """Whether the override can change which cells there are, or what they are."""
     key = override.partition("=")[0].lstrip("+~")

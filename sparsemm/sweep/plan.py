@@ -33,17 +33,18 @@ class Sizing:
     def split(self, store: Store, jobs: Sequence[Sequence[Cell]]) -> list[int]:
         """The number of shards of each job."""
         if self.job_minutes is None or not jobs:
-            return [self._rounded(self.shards)] * len(jobs)
+            return [self.rounded(self.shards)] * len(jobs)
         measured = _measured(store)
         return [self._of(job, _estimate(job, measured), self.job_minutes) for job in jobs]
 
     def _of(self, job: Sequence[Cell], seconds: float | None, minutes: float) -> int:
         if seconds is None:
-            return self._rounded(self.shards)
+            return self.rounded(self.shards)
         needed = min(math.ceil(seconds / (60 * minutes)), len(build_task(job[0].settings)))
-        return self._rounded(max(self.shards, needed))
+        return self.rounded(max(self.shards, needed))
 
-    def _rounded(self, shards: int) -> int:
+    def rounded(self, shards: int) -> int:
+        """So many shards, or more: no worker of a job is left without one."""
         return self.workers * math.ceil(shards / self.workers)
 
 

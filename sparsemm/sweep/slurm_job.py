@@ -30,7 +30,7 @@ class SlurmTask:
         """
         import submitit
 
-        from sparsemm.sweep.jobs import run_file
+        from sparsemm.sweep.jobs import is_search, run_file
 
         job = submitit.JobEnvironment()
         stop = Stop(self.patience_s)
@@ -39,7 +39,10 @@ class SlurmTask:
         first = job.global_rank % len(files)
         failed = 0
         for file in (*files[first:], *files[:first]):
-            failed += run_file(Path(file), stop.asked, job.job_id)
+            if file == files[first] or not is_search(
+                Path(file)
+            ):  # searches have no leases: each has one worker
+                failed += run_file(Path(file), stop.asked, job.job_id)
             stop.leave_if_asked()
         if failed:
             raise CellsFailed(f"{failed} cells failed; `sparsemm status` says why.")

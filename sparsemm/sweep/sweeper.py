@@ -120,6 +120,9 @@ class Sweep:
             print(search.import_file(str(self.config.import_file), points[0]))
             return
         self._search([search.make_search(point) for point in points])
+        if not self.launching.waits:
+            print("The file is there when the jobs have ended. Cancel them with scancel.")
+            return
         claim = experiment_claim(self.experiment)
         print(search.agreement(points, claim, self.store.reports / self._name), end="")
 
@@ -133,7 +136,9 @@ class Sweep:
         prerequisites.refuse(search.needs_of_searches(searches))
         sweep, git, launching = sweep_id("heads", secrets.token_hex(2)), git_state(), self.launching
         launcher = launching.prepare(self.store.sweeps / sweep)
-        parts = [part for one in searches for part in one.parts(launching.sizing.shards)]
+        parts = [
+            part for one in searches for part in one.parts(launching.sizing.rounded(launching.sizing.shards))
+        ]
         files = [write_search(self.store, sweep, number, part, git) for number, part in enumerate(parts)]
         returns = launching.launch(launcher, files, self.store.sweeps / sweep)
         stopped = sum(not came_to_its_end(number, one) for number, one in enumerate(returns))
