@@ -52,6 +52,10 @@ def run(arguments: Sequence[str]) -> int:
     if arguments[0] in COMPLETION:
         return _complete(arguments)
     verb, *rest = arguments
+    if verb == "bench":
+        from sparsemm.bench.main import run as bench
+
+        return bench(rest)
     if verb not in VERBS:
         return _refuse(_unknown_verb(verb, rest))
     if verb != "run" and any(argument.startswith("hydra/sweeper=") for argument in rest):

@@ -12,6 +12,7 @@ verbs
   cancel   cancel what waits or runs in SLURM
   retry    run again what failed
   report   the table, the figure and the page of a grid; with tracking=offline or online a copy in W&B
+  bench    milliseconds for a token and memory of the cache, methods side by side
   sync     send what waits for W&B, such as from a login node
 
 examples
@@ -108,4 +109,26 @@ the output folder as where the runs were written.
 examples
   sparsemm sync
   sparsemm sync output=/shared/outputs""",
+    "bench": """\
+sparsemm bench [key=value ...]: milliseconds for a token and bytes of the cache, methods side by side.
+The model has the shape of a real one and random weights, and reads random tokens; the ways are timed in turn,
+and the median is told. `transformers` is its own cache with PyTorch's attention, in the same loop.
+
+settings (a comma makes several)
+  shape=tiny               tiny, qwen2_0_5b, qwen2_vl_7b, llava_next_vicuna_7b, llava_next_mistral_7b
+  prompts=4096             tokens of the prompt
+  methods=full,sparsemm    methods of conf/method
+  budgets=128              entries kept per KV head
+  tokens=32                decoded in a round
+  rounds=5                 and one before them that is not counted
+  rows=1                   sequences decoded together
+  backend=auto             torch, triton, cuda, flash_attn (engine.cache_backend)
+  decode=eager             eager, or both: eager and graph (a GPU only)
+  device=auto              cpu, cuda
+  dtype=float32            bfloat16, float16
+  out=outputs/bench        folder of bench.json and bench.csv
+
+examples
+  sparsemm bench
+  sparsemm bench prompts=1024,4096 budgets=64,128 rounds=3""",
 }

@@ -37,7 +37,8 @@ ALLOWED = {
     "experiments": ("heads", "models", "paths", "results", "tasks"),
     "api": ("cache", "cli", "config", "engine", "methods"),
     "lmms_plugin": ("api", "config", "engine", "methods", "models", "sweep.worker", "tasks"),
-    "cli": ("config", "help", "results", "sweep"),
+    "bench": ("api", "cache", "engine", "help", "kernels", "methods", "models"),
+    "cli": ("bench", "config", "help", "results", "sweep"),
 }
 
 # Who may import a dependency: the modules that begin with one of these.
@@ -48,7 +49,7 @@ SEAMS = {
     "matplotlib": ("results.figures", "heads.pictures", "tasks.pages"),
     "yaml": ("results.store",),
     "PIL": ("tasks", "models", "sweep.worker", "heads"),
-    "transformers": ("api", "cache", "engine", "models", "heads", "experiments.train"),
+    "transformers": ("api", "bench", "cache", "engine", "models", "heads", "experiments.train"),
     "tokenizers": ("models",),
     "huggingface_hub": ("models.folder", "prefetch", "tasks.lmms_data"),
     "triton": ("kernels",),

@@ -1,0 +1,1 @@
+"""Speed and memory of the cache, methods side by side in one process."""
