@@ -72,7 +72,7 @@ def parse(arguments: Sequence[str]) -> Settings:
     Raises:
         ValueError: an unknown key, or a value that cannot be.
     """
-    known = {field.name: field.default for field in fields(Settings)}
+    known: dict[str, Any] = {field.name: field.default for field in fields(Settings)}
     given: dict[str, Any] = {}
     for argument in arguments:
         key, equals, value = argument.partition("=")
