@@ -18,6 +18,7 @@ from sparsemm.methods.base import ModelShape
 from sparsemm.paths import resolve
 
 FORMAT = 1
+HALVED = 10  # values per head of an imported file: with fewer, halves say nothing of samples
 HOW = "Find them with `sparsemm heads model=... out=heads.json`"
 
 
@@ -124,7 +125,7 @@ def import_heads(file: Path, out: Path, shape: ModelShape, model: str, name: str
     written = {
         "format": FORMAT,
         "scores": table(means),
-        **({"halves": halves} if min(samples) > 1 and len(samples) == 1 else {}),
+        **({"halves": halves} if min(samples) >= HALVED and len(samples) == 1 else {}),
         "model": model,
         "name": name,
         "data": f"imported from {file.name}, sha256 {hashlib.sha256(file.read_bytes()).hexdigest()[:16]}",

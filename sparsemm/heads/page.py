@@ -64,7 +64,7 @@ def to_html(content: Mapping[str, Any], scores: Tensor, pictures: Sequence[Pictu
     name = str(content.get("name") or "unnamed model")
     layers, heads = scores.shape
     found = (
-        f"{content['samples']} samples of {content['data']}" if "samples" in content else content.get("data")
+        f"{content['samples']} samples, {content['data']}" if "samples" in content else content.get("data")
     )
     narrow = "".join(_figure(picture) for picture in pictures if not picture.wide)
     wide = "".join(_figure(picture) for picture in pictures if picture.wide)

@@ -25,7 +25,7 @@ def summary(content: Mapping[str, Any], scores: Tensor) -> str:
     layers, heads = scores.shape
     unmatched = content.get("unmatched")
     lines = [
-        f"{content.get('name')}: {layers} layers x {heads} heads; {content.get('samples')} samples of "
+        f"{content.get('name')}: {layers} layers x {heads} heads; {content.get('samples')} samples, "
         f"{content.get('data')}" + (f", {unmatched} more without a match" if unmatched else "")
     ]
     if (content.get("counts") or {}).get("tokens"):

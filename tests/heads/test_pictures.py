@@ -147,7 +147,7 @@ def test_the_page_says_how_few_heads_carry_the_score(content):
     page_ = Page()
     page_.feed(to_html(read_head_file(str(content)), SCORES, []))
     assert "58%of the score in the best 5% (1 heads)" in page_.text.replace("\n", "")
-    assert "7 samples of a/" in page_.text and "67%of its tokens matched a region" in page_.text
+    assert "7 samples, a/" in page_.text and "67%of its tokens matched a region" in page_.text
     assert "60 of 90 tokens matched" in page_.text and "abc and uncommitted changes" in page_.text
     assert agreement_of_halves(read_head_file(str(content))) == pytest.approx(1)
     assert agreement_of_halves({"scores": [[1]]}) is None
