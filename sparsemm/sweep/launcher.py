@@ -139,6 +139,10 @@ def launch(parameters: SlurmParameters, folder: Path, overrides: Sequence[Sequen
         UnusableConfiguration: sbatch refuses; nothing was submitted.
         CellsFailed: sbatch refuses a later array.
     """
+    if "%" in str(folder):
+        raise UnusableConfiguration(
+            f"output={folder.parents[1]}: SLURM takes % in the path of a log for a pattern. Give another output."
+        )
     files = [_job_file(one) for one in overrides]
     step = parameters.workers
     jobs = [Job.of(files[start : start + step]) for start in range(0, len(files), step)]

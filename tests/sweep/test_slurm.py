@@ -183,6 +183,18 @@ def test_sbatchs_own_words_are_shown(tmp_path, fake, defaults):
         launch(SlurmParameters.of(defaults), folder, _overrides(_files(folder, 2)))
 
 
+def test_an_output_folder_that_slurm_would_misread_is_refused(tmp_path, fake, defaults):
+    fake()
+    with pytest.raises(UnusableConfiguration, match=r"/100%: SLURM takes % in the path"):
+        launch(SlurmParameters.of(defaults), tmp_path / "100%" / "sweeps" / "mine", [])
+
+
+def test_other_sweepers_jobs_are_refused(tmp_path, fake, defaults):
+    fake()
+    with pytest.raises(UnusableConfiguration, match="project's own sweeper"):
+        launch(SlurmParameters.of(defaults), tmp_path / "sweeps" / "mine", [["method=full"]])
+
+
 def test_a_limit_reached_midway_says_how_many_are_left(tmp_path, fake, defaults):
     fake(accepts=1, error="QOSMaxSubmitJobPerUserLimit")
     folder = tmp_path / "out" / "sweeps" / "mine"
