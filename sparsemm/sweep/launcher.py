@@ -141,7 +141,7 @@ def launch(parameters: SlurmParameters, folder: Path, overrides: Sequence[Sequen
     """
     if "%" in str(folder):
         raise UnusableConfiguration(
-            f"output={folder.parents[1]}: SLURM takes % in the path of a log for a pattern. Give another output."
+            f"output={folder.parents[1]}: SLURM takes % in a log path for a pattern. Give another output."
         )
     files = [_job_file(one) for one in overrides]
     step = parameters.workers

@@ -185,7 +185,7 @@ def test_sbatchs_own_words_are_shown(tmp_path, fake, defaults):
 
 def test_an_output_folder_that_slurm_would_misread_is_refused(tmp_path, fake, defaults):
     fake()
-    with pytest.raises(UnusableConfiguration, match=r"/100%: SLURM takes % in the path"):
+    with pytest.raises(UnusableConfiguration, match=r"/100%: SLURM takes % in a log path"):
         launch(SlurmParameters.of(defaults), tmp_path / "100%" / "sweeps" / "mine", [])
 
 
