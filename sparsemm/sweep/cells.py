@@ -86,7 +86,7 @@ class CellMaker:
     def _check(self, settings: Settings, needs: Sequence[Need]) -> None:
         """Check all that can be checked without what is missing; the worker checks the rest."""
         kinds = {need.kind for need in needs}
-        mask = None
+        mask: Any = None
         if "heads" not in kinds:
             mask = self._once("mask", settings["mask"], lambda: build(settings["mask"]))
         if "weights" not in kinds:

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from sparsemm.config import Settings
 from sparsemm.heads.data.base import image_id
 from sparsemm.heads.files import read_head_file
 from sparsemm.tasks.base import Task
@@ -25,7 +24,7 @@ def _content(path: str) -> dict[str, Any]:
     return read_head_file(path)
 
 
-def head_files(settings: Settings) -> list[str]:
+def head_files(settings: Mapping[str, Any]) -> list[str]:
     """The head-score files that a cell's allocator and mask read."""
     return sorted({path for name in ("allocator", "mask") for path in files_in(settings[name])})
 
@@ -80,7 +79,7 @@ class Leakage:
     indexes: Sequence[int]
     _known: dict[str, str] = field(default_factory=dict)
 
-    def reason(self, settings: Settings) -> str | None:
+    def reason(self, settings: Mapping[str, Any]) -> str | None:
         """Why a cell must not run; None where it may."""
         for path in head_files(settings):
             content = _content(path)

@@ -91,7 +91,7 @@ def find_folder(data: str) -> Path:
         found = snapshot(data, None)
         if found is None:
             raise ValueError(f"heads.data={data}: it is not on this machine. {how_to_bring(data)}")
-        return found[0]
+        return found
     folder = Path(data).expanduser()
     if not folder.is_dir():
         raise ValueError(f"heads.data={data}: no such folder. Give a local folder, or a hub id (owner/name).")
