@@ -5,16 +5,20 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlparse
 
 from sparsemm.results.wandb_settings import has_key, import_wandb
 
+HOST = "https://api.wandb.ai"
 AT_ONCE = 32  # runs of one call of wandb sync
-LIMIT_S = 900.0  # of one call: with the network gone wandb tries again for long
+LIMIT_S = 300.0  # of one call: when the network goes away wandb tries again for long
+CONNECT_S = 5.0
 NAME = re.compile(r"offline-run-\d+_\d+-(.+)")
 SAID = re.compile(r"error|fail|refus|denied|unable", re.IGNORECASE)
 GONE = re.compile(r"previously (created and )?deleted|deleted run", re.IGNORECASE)
@@ -47,7 +51,8 @@ class Sent:
 
 def offline_runs(folder: Path) -> tuple[list[Path], list[Path]]:
     """Return the runs that wait, and those that were sent, by their folders in <output>/wandb."""
-    waiting, sent = [], []
+    waiting: list[Path] = []
+    sent: list[Path] = []
     for run in sorted(folder.glob("offline-run-*")):
         files = list(run.glob("run-*.wandb"))
         if files:
@@ -56,7 +61,7 @@ def offline_runs(folder: Path) -> tuple[list[Path], list[Path]]:
     return waiting, sent
 
 
-def sync(folder: Path, limit_s: float = LIMIT_S) -> Sent:
+def sync(folder: Path, limit_s: float | None = None) -> Sent:
     """Send every run that waits in `folder`.
 
     Raises:
@@ -71,9 +76,10 @@ def sync(folder: Path, limit_s: float = LIMIT_S) -> Sent:
             "sync: W&B has no API key here. Log in with `wandb login` (or set WANDB_API_KEY), and run it "
             "again."
         )
-    reason = ""
+    if reason := _unreachable():
+        return Sent((), len(sent), tuple(map(_id, waiting)), reason)
     for start in range(0, len(waiting), AT_ONCE):
-        said = _send(waiting[start : start + AT_ONCE], folder, limit_s)
+        said = _send(waiting[start : start + AT_ONCE], folder, limit_s or LIMIT_S)
         reason = reason or said
         if said and not any(_sent(run) for run in waiting[start : start + AT_ONCE]):
             break  # nothing goes up: the others would wait in vain
@@ -82,6 +88,19 @@ def sync(folder: Path, limit_s: float = LIMIT_S) -> Sent:
     if not failed:
         shutil.rmtree(folder / "staged", ignore_errors=True)  # what artifacts waited in
     return Sent(tuple(map(_id, done)), len(sent), tuple(map(_id, failed)), reason if failed else "")
+
+
+def _unreachable() -> str:
+    """Say why W&B cannot be reached, or nothing; a proxy is left to wandb."""
+    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy")):
+        return ""
+    place = urlparse(os.environ.get("WANDB_BASE_URL") or HOST)
+    try:
+        port = place.port or (80 if place.scheme == "http" else 443)
+        socket.create_connection((place.hostname or "", port), CONNECT_S).close()
+    except OSError as error:
+        return f"{place.netloc} cannot be reached ({error.strerror or error})."
+    return ""
 
 
 def _send(runs: Sequence[Path], folder: Path, limit_s: float) -> str:
