@@ -99,6 +99,8 @@ class Engine:
         try:
             return self._answer(prompts)
         except (RuntimeError, MemoryError) as error:
+            if self.graphs is not None:
+                self.graphs.steps.clear()
             failed: BaseException | None = error
             while failed is not None:
                 clear_frames(failed.__traceback__)

@@ -150,8 +150,7 @@ class GraphDecoder:
         self, cache: RaggedCache, first: Tensor, positions: Tensor, seen: Tensor | None, limit: int
     ) -> Step:
         """The step of this shape, its buffers filled."""
-        arenas = [layer.arena for layer in cache.layers]
-        shapes = tuple(shape_of(arena) for arena in arenas if arena is not None)
+        shapes = tuple(shape_of(layer.arena) for layer in cache.layers if layer.arena is not None)
         key = (
             shapes,
             tuple(first.shape),
@@ -169,9 +168,7 @@ class GraphDecoder:
         if new and self.capture:
             self._fill(step.rows, cache, first, positions, seen)
             step.capture()
-        self._fill(step.rows, cache, first, positions, seen)
-        for layer in cache.layers:
-            layer.arena = None
+        self._fill(step.rows, cache, first, positions, seen, release=True)
         return step
 
     def _rows(
@@ -195,11 +192,20 @@ class GraphDecoder:
         )
 
     def _fill(
-        self, rows: Rows, cache: RaggedCache, first: Tensor, positions: Tensor, seen: Tensor | None
+        self,
+        rows: Rows,
+        cache: RaggedCache,
+        first: Tensor,
+        positions: Tensor,
+        seen: Tensor | None,
+        release: bool = False,
     ) -> None:
+        """Copy a prompt's cache and beginning into the buffers; `release` gives each layer's memory back."""
         for layer, found in zip(rows.cache.layers, cache.layers, strict=True):
             assert layer.arena is not None and found.arena is not None
             layer.arena, layer.seen = fill(layer.arena, found.arena), found.seen
+            if release:
+                found.arena = None
         rows.tokens[: len(first)].copy_(first)
         rows.positions.copy_(positions)
         rows.clock.fill_(cache.layers[0].seen)

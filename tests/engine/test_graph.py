@@ -136,6 +136,19 @@ def test_a_full_arena_refuses_before_it_is_written_to(loaded, prompts, methods):
     assert torch.equal(layer.arena.keys, held)
 
 
+def test_an_error_gives_the_buffers_back(loaded, prompts, methods, monkeypatch):
+    _, graph = engines(loaded, methods, 3)
+    graph.answer(prompts[:1])
+
+    def fail(self):
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(Step, "run", fail)
+    with pytest.raises(torch.OutOfMemoryError):
+        graph.answer(prompts[1:2])
+    assert not graph.graphs.steps
+
+
 def test_without_a_gpu_graph_decoding_is_refused(loaded, full):
     with pytest.raises(
         ValueError, match=r"engine\.decode=graph: needs an NVIDIA GPU, but the model is on cpu"
