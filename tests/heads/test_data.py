@@ -2,12 +2,14 @@
 
 import io
 import json
+import shutil
 from pathlib import Path
 
 import pyarrow
 import pytest
 import sparsemm.conf
 import yaml
+from huggingface_hub import constants
 from PIL import Image
 from pyarrow import parquet
 
@@ -165,6 +167,18 @@ def test_a_dataset_that_is_not_here_is_a_need():
     assert need.kind == "data" and "hf download --repo-type dataset nobody/no-such-dataset" in need.how
     with pytest.raises(ValueError, match=r"heads.data=nobody/no-such-dataset: it is not on this machine"):
         len(source)
+
+
+def test_a_dataset_in_the_hubs_cache_is_read_there(synthdog, tmp_path, monkeypatch):
+    commit, cache = "0123456789abcdef0123456789abcdef01234567", tmp_path / "hub" / "datasets--some--pages"
+    (cache / "refs").mkdir(parents=True)
+    (cache / "refs" / "main").write_text(commit)
+    (cache / "snapshots" / commit).mkdir(parents=True)
+    shutil.copytree(tmp_path / "data", cache / "snapshots" / commit / "data")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    source = SynthDog(**ASKED, data="some/pages", files="data/train-*.parquet")
+    assert source.needs() == () and len(source) == 6
+    assert source.data_id() == synthdog.data_id()
 
 
 def coco_objects() -> tuple[list, list]:
