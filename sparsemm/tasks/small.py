@@ -11,7 +11,7 @@ from pathlib import Path
 from sparsemm.tasks.pages import Kind, Page, PageSpec, make_page
 from sparsemm.tasks.schemas import BENCHMARKS, Row, write_table
 
-WIDTH, HEIGHT = 208, 144  # pixels
+WIDTH, HEIGHT = 416, 288  # pixels
 ANSWERS = 10  # people whose answers VQAv2 and TextVQA hold
 
 

@@ -150,7 +150,7 @@ def test_an_image_that_cannot_be_read_fails_its_sample_only(folder):
 
 def test_files_that_do_not_say_that_a_column_holds_images_are_read_all_the_same(folder):
     rewrite(folder / FILES["docvqa"], lambda table: table.replace_schema_metadata({}))
-    assert make_task("task=docvqa", f"task.data={folder}").sample(0).images()[0].size == (208, 144)
+    assert make_task("task=docvqa", f"task.data={folder}").sample(0).images()[0].size == (416, 288)
 
 
 def test_gqa_with_images_in_its_rows_needs_no_second_table(tmp_path):
@@ -165,7 +165,7 @@ def test_gqa_with_images_in_its_rows_needs_no_second_table(tmp_path):
     )
     task = make_task("task=gqa", f"task.data={tmp_path}")
     task.check()
-    assert task.sample(1).images()[0].size == (208, 144)
+    assert task.sample(1).images()[0].size == (416, 288)
 
 
 @pytest.mark.parametrize("benchmark", BENCHMARKS)

@@ -63,7 +63,7 @@ def test_a_task_by_name_takes_its_repository_from_the_hub_cache(hub):
     (folder / "README.md").write_text(CARD)
     assert not task.needs()
     task.check()
-    assert (len(task), task.sample(2).images()[0].size) == (3, (208, 144))
+    assert (len(task), task.sample(2).images()[0].size) == (3, (416, 288))
     assert task.data_id() == make_task("task=docvqa", f"task.data={folder}").data_id()
 
 
