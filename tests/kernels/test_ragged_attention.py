@@ -159,3 +159,25 @@ def test_appending_within_the_room_writes_in_place():
     address = arena.keys.data_ptr(), arena.values.data_ptr(), arena.lengths.data_ptr()
     grown = fast.append(arena, torch.randn(4, 2, 1, DIM), torch.randn(4, 2, 1, DIM), 257, 8)
     assert (grown.keys.data_ptr(), grown.values.data_ptr(), grown.lengths.data_ptr()) == address
+
+
+def test_ten_thousand_tokens_reallocate_nothing_and_overwrite_nothing():
+    parts = entries([[3, 0], [257, 16]])
+    arena = fast.build_arena(*parts, room=10_000)
+    addresses = [getattr(arena, name).data_ptr() for name in ("keys", "values", "tokens", "bias", "lengths")]
+    before = unpack(arena)
+    held = [one.clone() for one in before.keys]
+    for token in range(10_000):
+        new = torch.full((2, 2, 1, DIM), float(token))
+        arena = fast.append(arena, new, -new, 300 + token, more_room=1)
+    assert addresses == [
+        getattr(arena, name).data_ptr() for name in ("keys", "values", "tokens", "bias", "lengths")
+    ]
+    after, added = unpack(arena), torch.arange(10_000.0)[:, None].expand(-1, DIM)
+    for keys, values, tokens, first in zip(after.keys, after.values, after.tokens, held, strict=True):
+        assert torch.equal(keys, torch.cat([first, added]))
+        assert torch.equal(values[len(first) :], -added)
+        assert tokens[len(first) :] == list(range(300, 10_300))
+    grown = fast.append(arena, torch.ones(2, 2, 1, DIM), torch.ones(2, 2, 1, DIM), 10_300, more_room=1)
+    assert grown.keys.data_ptr() != addresses[0], "a full arena is laid out anew"
+    assert torch.equal(unpack(arena).keys[0], torch.cat([held[0], added])), "and was not written to"
