@@ -154,13 +154,18 @@ def _facts(page: Page) -> list[tuple[str, str]]:
     facts = [
         (f"{len(results)} of {page.expected or len(results)}", "cells finished"),
         (f"{samples:,}", "answers scored"),
-        (_names(result["label"]["model"] for result in results), "model"),
-        (_names(result["label"]["task"] for result in results), "task"),
+        _counted_fact(results, "model"),
+        _counted_fact(results, "task"),
     ]
     if when := _when(results):
         facts.append((when, "run (UTC)"))
     facts.append((_names(_of(result, "device") for result in results), "device"))
     return facts
+
+
+def _counted_fact(results: Sequence[Result], key: str) -> tuple[str, str]:
+    found = list(dict.fromkeys(str(result["label"][key]) for result in results))
+    return (found[0], key) if len(found) == 1 else (f"{len(found)} {key}s", ", ".join(found))
 
 
 def _names(names: Iterable[Any]) -> str:

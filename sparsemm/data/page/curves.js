@@ -88,14 +88,15 @@ function drawCharts() {
   if (!panels) return;
   charts.forEach(one => one.destroy());
   panels.replaceChildren();
-  charts = DATA.curves.map(table => {
+  const holders = DATA.curves.map(table => {
     const panel = make("div", {className: "panel"},
       make("h3", {}, table.task, make("small", {textContent: ` ${table.metric}${table.model ? ", " + table.model : ""}`})));
     panel.dataset.model = table.owner;
     panel.dataset.task = table.task;
     panels.append(panel);
-    return chart(panel, table);
+    return panel;
   });
+  charts = DATA.curves.map((table, at) => chart(holders[at], table)); /* the grid has its widths now */
 }
 
 function paint() {
