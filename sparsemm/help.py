@@ -115,6 +115,7 @@ The model has the shape of a real one and random weights, and reads random token
 and the median is told. `transformers` is its own cache with PyTorch's attention, in the same loop.
 
 settings (a comma makes several)
+  measure=decode           decode, or kernel: one layer's append and attention, beside copying the cache
   shape=tiny               tiny, qwen2_0_5b, qwen2_vl_7b, llava_next_vicuna_7b, llava_next_mistral_7b
   prompts=4096             tokens of the prompt
   methods=full,sparsemm    methods of conf/method
@@ -130,5 +131,6 @@ settings (a comma makes several)
 
 examples
   sparsemm bench
-  sparsemm bench prompts=1024,4096 budgets=64,128 rounds=3""",
+  sparsemm bench prompts=1024,4096 budgets=64,128 rounds=3
+  sparsemm bench measure=kernel shape=qwen2_0_5b budgets=256,2048""",
 }

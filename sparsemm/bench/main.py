@@ -16,6 +16,7 @@ import transformers
 
 from sparsemm.api import make_method
 from sparsemm.bench.decode import DecodeBench, Timed
+from sparsemm.bench.kernel import LayerShape, copy_gb_per_s, time_layer
 from sparsemm.bench.shapes import SHAPES, BenchModel
 from sparsemm.help import VERBS
 from sparsemm.kernels.backends import check_name
@@ -26,6 +27,7 @@ from sparsemm.methods.base import Method
 class Settings:
     """See `sparsemm.help`."""
 
+    measure: str = "decode"
     shape: str = "tiny"
     prompts: tuple[int, ...] = (4096,)
     methods: tuple[str, ...] = ("full", "sparsemm")
@@ -41,6 +43,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         choices = {
+            "measure": ("decode", "kernel"),
             "shape": tuple(SHAPES),
             "decode": ("eager", "both"),
             "device": ("auto", "cpu", "cuda"),
@@ -96,7 +99,7 @@ def run(arguments: Sequence[str]) -> int:
         return 0
     try:
         settings = parse(arguments)
-        found = measure(settings)
+        found = measure_kernel(settings) if settings.measure == "kernel" else measure(settings)
     except ValueError as error:
         print(f"sparsemm: {error}", file=sys.stderr)
         return 2
@@ -127,14 +130,32 @@ def measure(settings: Settings) -> dict[str, Any]:
     return {"settings": asdict(settings), "machine": machine, "weights_bytes": weights, "results": results}
 
 
+def measure_kernel(settings: Settings) -> dict[str, Any]:
+    """One layer's append and attention at every budget, printed as they come."""
+    shape, machine = SHAPES[settings.shape], _machine(settings.place)
+    dim, group = shape.hidden // shape.heads, shape.heads // shape.kv_heads
+    limit = copy_gb_per_s(settings.place)
+    print(f"{settings.shape}, one layer, {settings.dtype}, {settings.rows} rows")
+    print(f"{machine['device']}, {machine['threads']} threads, copies {limit:.4g} GB/s")
+    results = []
+    for budget in settings.budgets:
+        layer = LayerShape(settings.rows, shape.kv_heads, group, dim, budget)
+        dtype = getattr(torch, settings.dtype)
+        print(f"\n{budget} entries per KV head\n{'way':<26}{'us/token':>10}{'GB/s':>9}{'of copy':>9}")
+        for one in time_layer(layer, [settings.backend], settings.place, dtype, settings.tokens):
+            print(f"{one.name:<26}{one.us:>10.1f}{one.gb_per_s:>9.4g}{one.gb_per_s / limit:>9.0%}")
+            results.append({"budget": budget, **asdict(one)})
+    return {"settings": asdict(settings), "machine": machine, "copy_gb_per_s": limit, "results": results}
+
+
 def write(folder: Path, found: Mapping[str, Any]) -> None:
     """bench.json with everything, bench.csv with a line for every way."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "bench.json").write_text(json.dumps(found, indent=1) + "\n")
-    lines = [
-        {**one, "entry_bytes": one["cache_bytes"][0], "slot_bytes": one["cache_bytes"][1]}
-        for one in found["results"]
-    ]
+    lines = []
+    for one in found["results"]:
+        held = dict(zip(("entry_bytes", "slot_bytes"), one.get("cache_bytes", ()), strict=False))
+        lines.append({**one, **held})
     with (folder / "bench.csv").open("w", newline="") as file:
         columns = [key for key in lines[0] if key != "cache_bytes"]
         writer = csv.DictWriter(file, columns, extrasaction="ignore")

@@ -8,6 +8,7 @@ import torch
 
 from sparsemm.bench import decode
 from sparsemm.bench.decode import NO_METHOD
+from sparsemm.bench.kernel import PUBLISHED
 from sparsemm.bench.main import parse, run
 from sparsemm.bench.shapes import SHAPES, BenchModel
 
@@ -39,6 +40,13 @@ def test_every_way_is_timed_and_written(tmp_path, capsys):
     assert "sparsemm budget=40 eager" in printed and "prompt of 96 tokens, cache computed by torch" in printed
 
 
+def test_a_layers_time_is_told_beside_the_published_way(tmp_path, capsys):
+    assert run(["measure=kernel", "budgets=40,80", "tokens=2", f"out={tmp_path}"]) == 0
+    results = json.loads((tmp_path / "bench.json").read_text())["results"]
+    assert [one["name"] for one in results] == 2 * ["torch", PUBLISHED]
+    assert "80 entries per KV head" in capsys.readouterr().out
+
+
 def test_all_ways_decode_the_same_tokens_where_nothing_is_dropped(monkeypatch):
     """What is timed is the same work: the loop's tokens, watched, are equal with all three caches."""
     from sparsemm.api import make_method
@@ -62,7 +70,7 @@ def test_all_ways_decode_the_same_tokens_where_nothing_is_dropped(monkeypatch):
     ("argument", "words"),
     [
         ("shape=huge", "shape=huge: must be one of tiny"),
-        ("budget=64", "budget=64: there is no such setting. bench takes: shape"),
+        ("budget=64", "budget=64: there is no such setting. bench takes: measure"),
         ("prompts=many", "prompts=many: must be a whole number"),
         ("rounds=0", "rounds=0: must be whole numbers of at least 1"),
         ("backend=numpy", "engine.cache_backend=numpy: must be one of"),
