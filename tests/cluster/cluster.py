@@ -147,6 +147,9 @@ class Cluster:
 
     def start_controller(self, clean: bool = False) -> None:
         """Start slurmctld; `clean`: without its state, so that job ids begin again."""
+        if clean:  # with -c alone it takes the last job id from its old state
+            shutil.rmtree(self.root / "state")
+            (self.root / "state").mkdir()
         self.ask("slurmctld", *(["-c"] if clean else []))
 
     def start_node(self, name: str) -> None:

@@ -186,13 +186,13 @@ def test_an_output_folder_with_spaces(lab, make_lab, undisturbed, same_table):
 def test_a_head_search_in_front_of_the_cells_that_need_it(lab, tmp_path):
     scores = tmp_path / "found.json"
     grid = [
-        *lab.grid,
         f"model.head_scores={scores}",
         "method=sparsemm",
-        "find_heads=true",
-        "samples=2",
-        "shards=2",
+        "budget=8,12",
+        "method.window=4",
+        "task.limit=2",
     ]
+    grid += ["engine.threads=1", "find_heads=true", "samples=4", "shards=2"]
     said = lab.call("run", *grid, *lab.slurm, "hydra.launcher.wait=true", "hydra.launcher.poll_s=0.5")
     assert scores.is_file() and said.count("SLURM ") == 2
     assert "2 done" in lab.call("status", *grid)

@@ -57,7 +57,13 @@ def _finish(job):
         records = [{**RECORD, "sample": f"d{n}", "document": f"d{n}"} for n in range(3)]
         records.append({**RECORD, "sample": "d3", "document": "d3", "error": "OSError: no image"})
         kept = {"entries_per_head": 64.0, "kept_share": 1.0, "full_entries": 512.0}
-        result = {"label": cell["label"], "metric": "anls", **summarise(records), **kept}
+        result = {
+            "label": cell["label"],
+            "identity": cell["identity"],
+            "metric": "anls",
+            **summarise(records),
+            **kept,
+        }
         folder.write_result({**result, "provenance": {"device": "cpu"}})
 
 
