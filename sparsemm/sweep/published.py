@@ -31,7 +31,9 @@ class Published:
 
     def check(self, result: Mapping[str, Any]) -> bool:
         """Whether every setting but those of FREE is as published, and the weights are."""
-        identity, label = result["identity"], result["label"]
+        identity, label = result.get("identity"), result["label"]
+        if identity is None:  # of an older version
+            return False
         plain = {section: self._plain(section, label[section]) for section in ("model", "task", "method")}
         model, task, method = plain["model"], plain["task"], plain["method"]
         if model is None or task is None or method is None or "mask" in identity:
