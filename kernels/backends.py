@@ -170,19 +170,14 @@ def score_window(queries: Tensor, keys: Tensor, scaling: float, candidates: int,
 
 
 def resolve(name: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> Backend:
-    """The backend of that name; `auto` is Triton on a GPU that can run it, and PyTorch elsewhere.
+    """The backend of that name; `auto` is PyTorch until the kernels have been measured on a GPU.
 
     Raises:
         ValueError: an unknown name, or a backend that cannot run here or with these tensors.
     """
     check_name(name)
-    if name == "torch" or (name == "auto" and device.type != "cuda"):
+    if name in ("torch", "auto"):
         return TORCH
-    if name == "auto":
-        try:
-            return _found("triton", device, dtype, head_dim)
-        except ValueError:
-            return TORCH
     return _found(name, device, dtype, head_dim)
 
 

@@ -21,13 +21,8 @@ def test_auto_is_torch_on_the_cpu():
     assert resolve("auto", CPU, torch.float32, 16) is TORCH
 
 
-@pytest.mark.parametrize(
-    ("dtype", "head_dim", "chosen"),
-    [(torch.bfloat16, 128, "triton"), (torch.float32, 512, "torch"), (torch.float64, 64, "torch")],
-)
-def test_auto_on_a_gpu_is_what_can_run_there(monkeypatch, dtype, head_dim, chosen):
-    monkeypatch.setattr("sparsemm.kernels.triton_backend.capability", lambda device: (9, 0))
-    assert resolve("auto", GPU, dtype, head_dim).name == chosen
+def test_auto_is_torch_on_a_gpu_until_kernels_are_measured_there():
+    assert resolve("auto", GPU, torch.bfloat16, 128) is TORCH
 
 
 @pytest.mark.parametrize(
