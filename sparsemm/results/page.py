@@ -63,7 +63,7 @@ class Page:
     results: Sequence[Result]
     verdicts: Sequence[Verdict] = ()
     expected: int = 0  # cells
-    missing: int = 0
+    missing: Sequence[str] = ()  # cells that are expected and not there
     material: Material | None = None
 
 
@@ -242,19 +242,20 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
+def describe(label: Mapping[str, Any]) -> str:
+    """Return a cell's label as prose."""
+    words = {key: value for key, value in label.items() if key not in ("scorer", "allocator")}
+    return ", ".join(f"{key} {value}" for key, value in words.items() if value is not None)
+
+
 def _cell(result: Result, tables: Sequence[Table]) -> dict[str, str]:
     label = result["label"]
     paper = next((table.paper for table in tables), None)
     scale = scale_of(str(result["metric"]), paper, str(label["model"]), str(label["task"]))
-    what = ", ".join(
-        f"{key} {value}"
-        for key, value in label.items()
-        if value is not None and key not in ("scorer", "allocator")
-    )
     score = result["score"]
     return {
         "fingerprint": str(result["fingerprint"]),
-        "what": what,
+        "what": describe(label),
         "score": "?" if score is None else scale.text(float(score)) + scale.unit,
         "samples": str(result["samples"]) + (f", {result['failed']} failed" if result["failed"] else ""),
         "finished": _of(result, "finished").replace("T", " ").replace("+00:00", ""),

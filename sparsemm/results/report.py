@@ -10,7 +10,7 @@ from typing import Any
 from sparsemm.results.entries import Result
 from sparsemm.results.figures import MOST_PANELS, draw
 from sparsemm.results.files import storage_error, write_atomically
-from sparsemm.results.page import Material, Page, write_page
+from sparsemm.results.page import Material, Page, describe, write_page
 from sparsemm.results.render import WIDTH, latex, markdown, to_csv, to_latex, to_markdown, to_text
 from sparsemm.results.tables import Claim, build_tables, missing_labels
 from sparsemm.results.verdicts import Verdict, judge
@@ -63,7 +63,7 @@ def write_report(
         results=found,
         verdicts=verdicts,
         expected=len(expected_labels),
-        missing=len(missing),
+        missing=[describe(label) for label in missing],
         material=material,
     )
     paths.append(write_page(page, out_dir / "page.html"))

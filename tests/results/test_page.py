@@ -97,6 +97,7 @@ def test_page_of_nothing_says_so(make_label, tmp_path):
     write_report("empty", [], [make_label("snapkv", 8)], tmp_path)
     text = (tmp_path / "page.html").read_text()
     assert "1 of 1 cells not run yet." in text and "No cell has a result yet." in text
+    assert "<li>model tiny, task documents, method snapkv, budget 8" in text
 
 
 def test_hostile_text_is_shown_as_text(browser):
