@@ -227,7 +227,9 @@ def test_every_verb_explains_itself_and_lists_what_can_be_chosen(cli, verb):
     done = cli(verb, "--help")
     assert done.code == 0
     assert done.out.startswith(VERBS[verb])
-    assert "adakv, full, headkv, permuted, pyramidkv, random, snapkv, sparsemm, streamingllm, window" in done.out
+    assert (
+        "adakv, full, headkv, permuted, pyramidkv, random, snapkv, sparsemm, streamingllm, window" in done.out
+    )
 
 
 def test_the_configuration_can_be_looked_at(cli):

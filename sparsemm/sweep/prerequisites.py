@@ -58,7 +58,7 @@ def prefetch(cells: Sequence[Cell], sources: Iterable[Settings], output: Path) -
     """Bring the weights and the data that are named by hub id; images, too, where heads are to be found."""
     from sparsemm.prefetch import PrefetchFailed, run_prefetch
 
-    models, tasks = {}, {}
+    models, tasks = dict[str, Settings](), dict[str, Settings]()
     for cell in cells:
         models.setdefault(canonical(cell.settings["model"]), cell.settings)
         tasks.setdefault(canonical(cell.settings["task"]), cell.settings)
