@@ -20,9 +20,11 @@ def test_a_sweep_on_two_nodes_equals_one_here(lab, undisturbed, same_table):
 
 def test_a_preempted_job_goes_on_after_the_last_sample(lab, undisturbed, same_table):
     job = lab.submit()
-    lab.until(lambda: lab.lines() > 12)
+    lab.freeze()
     lab.cluster.ask("scancel", "--signal=USR2", job)
+    lab.thaw()
     lab.until(lambda: 1 in lab.restarts(job))
+    lab.until(lambda: lab.states(job) == {"PENDING"})
     lab.cluster.ask("scontrol", "hold", job)
     shown = lab.call("status", *lab.grid)
     assert f"SLURM {job}: pending (" in shown and "preempted or timed out 1 time" in shown
