@@ -60,7 +60,7 @@ examples
     "heads": """\
 sparsemm heads [key=value ...]: let a model read images aloud, and score every query head by how often it
 looks at what is being read (arXiv:2506.05344). Writes outputs/heads/<model>.json, which method=sparsemm uses,
-and pictures with a page that shows them, outputs/heads/<model>/page.html; shards=8 shares the images; a search
+and pictures with a page that shows them, outputs/heads/<model>/page.html; shards=8 shares images; a search
 that was stopped goes on. data=synthdog is the paper's; synthetic pages need no download.
 
 examples

@@ -9,13 +9,14 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
-from sparsemm.methods.base import ModelShape
 from sparsemm.paths import resolve
+
+if TYPE_CHECKING:  # the command line reads head files and never imports torch
+    from torch import Tensor
+
+    from sparsemm.methods.base import ModelShape
 
 FORMAT = 1
 HALVED = 10  # values per head of an imported file: with fewer, halves say nothing of samples
@@ -54,10 +55,12 @@ def read_head_file(path: str | None) -> dict[str, Any]:
     return content
 
 
-def load_head_scores(path: str | None) -> Tensor:
+def load_head_scores(path: str | None) -> "Tensor":
     """Scores [L, Hq] float32 of a head-score file; errors as `read_head_file`."""
     scores = read_head_file(path)["scores"]
     try:
+        import torch
+
         return torch.tensor(scores, dtype=torch.float32)
     except (ValueError, TypeError):
         raise ValueError(
@@ -86,7 +89,7 @@ def folder_of(out: Path) -> Path:
     return out.with_suffix("")
 
 
-def import_heads(file: Path, out: Path, shape: ModelShape, model: str, name: str) -> dict[str, Any]:
+def import_heads(file: Path, out: Path, shape: "ModelShape", model: str, name: str) -> dict[str, Any]:
     """Convert a file of the paper's code, {"layer-head": [score of a sample, ...]}; returns what was written.
 
     Args:

@@ -16,8 +16,8 @@ from sparsemm.heads.files import check_model, read_head_file
 from sparsemm.needs import Need
 from sparsemm.paths import absolute, resolve
 from sparsemm.sweep.digests import canonical, digest, file_digest
+from sparsemm.sweep.head_files import head_files
 from sparsemm.sweep.labels import distinct_labels, label
-from sparsemm.sweep.leakage import head_files
 from sparsemm.sweep.smoke import smoke_settings
 
 NUMERICS = 1  # raise it when a change of the code changes results

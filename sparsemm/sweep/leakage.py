@@ -1,12 +1,13 @@
 """No cell is evaluated on images that its head scores were found on."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
 from sparsemm.heads.data.base import image_id
 from sparsemm.heads.files import read_head_file
+from sparsemm.sweep.head_files import head_files
 from sparsemm.tasks.base import Task
 
 SHOWN = 3  # documents that are named
@@ -22,20 +23,6 @@ COCO_IDS: Mapping[str, Callable[[str], str] | None] = {
 @cache
 def _content(path: str) -> dict[str, Any]:
     return read_head_file(path)
-
-
-def head_files(settings: Mapping[str, Any]) -> list[str]:
-    """The head-score files that a cell's allocator and mask read."""
-    return sorted({path for name in ("allocator", "mask") for path in files_in(settings[name])})
-
-
-def files_in(node: Any) -> Iterator[str]:
-    """Files that a component reads."""
-    if isinstance(node, Mapping):
-        if "_target_" in node and isinstance(node.get("path"), str):
-            yield node["path"]
-        for value in node.values():
-            yield from files_in(value)
 
 
 def apart_by_construction(content: Mapping[str, Any], data_id: str) -> bool:

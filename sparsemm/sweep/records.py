@@ -20,7 +20,7 @@ from sparsemm.models.base import LoadedModel, ModelAdapter
 from sparsemm.paths import is_hub_id
 from sparsemm.results.statistics import summarise
 from sparsemm.results.store import Store
-from sparsemm.sweep.leakage import head_files
+from sparsemm.sweep.head_files import head_files
 from sparsemm.tasks.base import Sample, Task
 
 Record = dict[str, Any]

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from sparsemm.config import Settings, build, check_target
-from sparsemm.heads.compare import HeadsClaim
 from sparsemm.heads.files import folder_of, load_head_scores
 from sparsemm.needs import Need
 from sparsemm.paths import absolute, resolve
 from sparsemm.sweep.cells import Cell
 from sparsemm.sweep.compose import Composer
 from sparsemm.sweep.errors import UnusableConfiguration
-from sparsemm.sweep.leakage import head_files
+from sparsemm.sweep.head_files import head_files
 from sparsemm.sweep.progress import progress
 
 
@@ -151,6 +150,7 @@ def agreement(settings: Sequence[Settings], claim: object, folder: Path) -> str:
         claim: what the experiment says.
         folder: where the pictures go.
     """
+    from sparsemm.heads.compare import HeadsClaim  # torch is slow to import, and most verbs need none
     from sparsemm.heads.report import compare_files
 
     if not isinstance(claim, HeadsClaim):

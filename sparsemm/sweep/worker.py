@@ -20,7 +20,8 @@ from sparsemm.results.leases import STALE_S, Heartbeat, Leases, current, new_wor
 from sparsemm.results.store import Store
 from sparsemm.sweep.answering import Answering, RunningCell, encode
 from sparsemm.sweep.device import find_device as find_device
-from sparsemm.sweep.leakage import Leakage, head_files, notes
+from sparsemm.sweep.head_files import head_files
+from sparsemm.sweep.leakage import Leakage, notes
 from sparsemm.sweep.progress import progress
 from sparsemm.sweep.records import (
     Clock,
