@@ -153,8 +153,8 @@ def _halves(items: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
 
 
 def _free_memory() -> None:
-    gc.collect()
-    if torch.cuda.is_available():
+    if torch.cuda.is_available():  # elsewhere the operating system takes back what is free
+        gc.collect()
         torch.cuda.empty_cache()
 
 

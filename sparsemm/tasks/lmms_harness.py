@@ -15,7 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageFile
 
 from sparsemm.tasks import lmms_data
 from sparsemm.tasks.lmms_shares import quiet
@@ -27,11 +27,18 @@ GREEDY = {"do_sample": (False, None), "temperature": (0, None), "num_beams": (1,
 
 @cache
 def _library() -> Any:
-    """lmms_eval.tasks, without the messages that it writes for developers."""
+    """lmms_eval.tasks, without the messages that it writes for developers.
+
+    Importing it lets Pillow fill the missing half of a torn image with grey, everywhere; here that is an error.
+    """
     import datasets
+
+    torn = ImageFile.LOAD_TRUNCATED_IMAGES
+    import lmms_eval.api.task
     import lmms_eval.tasks
     from loguru import logger
 
+    ImageFile.LOAD_TRUNCATED_IMAGES = torn
     with contextlib.suppress(ValueError):
         logger.remove(0)  # the handler that prints everything
         logger.add(sys.stderr, level="ERROR")

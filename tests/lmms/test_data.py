@@ -191,3 +191,15 @@ def test_the_papers_protocol_is_lmms_evals_own_but_for_the_split_of_vqav2(benchm
 def test_a_task_that_cannot_be_asked_is_refused(name, words, folder):
     with pytest.raises(ValueError, match=words):
         make_task("task=lmms", f"task.name={name}", f"task.data={folder}").check()
+
+
+def test_a_torn_image_stays_an_error_after_lmms_eval_was_imported():
+    """Importing lmms_eval tells Pillow to fill what is missing with grey."""
+    code = """
+from PIL import ImageFile
+from sparsemm.tasks.lmms_harness import _library
+assert _library() is not None
+assert not ImageFile.LOAD_TRUNCATED_IMAGES
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import ImageFile
 
 from sparsemm.results.store import Store
 from sparsemm.sweep.worker import run_job
@@ -115,6 +116,7 @@ def test_an_image_that_cannot_be_read_fails_its_samples_only(folder, sparsemm):
 
 def test_a_cell_without_one_readable_image_fails_and_is_tried_again(folder, make_job, monkeypatch):
     monkeypatch.syspath_prepend(folder)
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", False)  # lmms-eval sets it for the process
     job = make_job(folder, "task._target_=broken.WithBrokenFiles", "+task.broken=[0,1,2,3,4,5,6,7]")
     store = Store(folder)
     assert run_job(job) == 7
