@@ -29,7 +29,7 @@ GREEDY = {"do_sample": (False, None), "temperature": (0, None), "num_beams": (1,
 def _library() -> Any:
     """lmms_eval.tasks, without the messages that it writes for developers.
 
-    Importing it lets Pillow fill the missing half of a torn image with grey, everywhere; here that is an error.
+    Importing it lets Pillow fill the missing half of a torn image with grey; here that stays an error.
     """
     import datasets
 
