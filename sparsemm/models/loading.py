@@ -1,6 +1,7 @@
 """What all families share once they are in memory: weights, tokenizer, end tokens, limits, chat prompts."""
 
 import io
+from abc import abstractmethod
 from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
@@ -112,9 +113,9 @@ class TransformersModel(LoadedModel):
         places = (prompt.inputs["input_ids"][0] == self.image_id).nonzero()[:, 0].cpu()
         return places[self._image_tokens(prompt, box, image)]
 
+    @abstractmethod
     def _image_tokens(self, prompt: Prompt, box: Box, image: int) -> Tensor:
         """[k] int64: which of the prompt's image tokens (counted over all its images) see a box."""
-        raise NotImplementedError
 
 
 def as_jpeg(image: Image.Image, quality: int) -> Image.Image:

@@ -59,6 +59,9 @@ class Reporting:
         beside = labels_of(self.store, claim.beside) if claim and claim.beside else {}
         labels, folder = list(subject.labels.values()), self.store.reports / subject.name
         found, found_beside = self._results(subject.labels), self._results(beside)
+        if (claim and claim.paper) or self.tracking.mode != "none":  # nothing else asks
+            published = Published(self.composer)
+            found, found_beside = published.marked(found), published.marked(found_beside)
         material = material_of(self.store, found, subject.overrides)
         text = write_report(subject.name, found, labels, folder, claim, found_beside, material)
         if self.tracking.mode == "none":
@@ -73,8 +76,7 @@ class Reporting:
     def _results(self, labels: Labels) -> Results:
         """The finished results of some cells, under the labels that they have here."""
         results = self.store.results(labels)
-        named = [{**result, "label": labels[result["fingerprint"]]} for result in results]
-        return Published(self.composer).marked(named)
+        return [{**result, "label": labels[result["fingerprint"]]} for result in results]
 
     def _mirror(
         self,

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sparsemm.methods.base import Allocator, ModelShape
-from sparsemm.methods.head_shares import check_fit, check_rho, check_scores, floor_and_share, kv_shares
+from sparsemm.methods.allocators.visual_heads import VisualHeads
+from sparsemm.methods.base import ModelShape
+from sparsemm.methods.head_shares import floor_and_share, kv_shares
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class PermutedHeads(Allocator):
+class PermutedHeads(VisualHeads):
     """Visual-head allocation with the scores of the KV heads permuted over all layers and heads.
 
     Scores are summed over each GQA group first, so that the budgets are SparseMM's own, as unequal as they
@@ -18,17 +19,7 @@ class PermutedHeads(Allocator):
     that sum and test the concentration; this tests whether the visual heads are the right ones.
     """
 
-    head_scores: Tensor  # [L, Hq] float32, >= 0
-    rho: float  # the floor's share of the capacity
-    seed: int
-
-    def __post_init__(self) -> None:
-        check_rho(self.rho)
-        check_scores(self.head_scores)
-
-    def check(self, shape: ModelShape) -> None:
-        """Raise ValueError where the scores belong to a model of another shape."""
-        check_fit(self.head_scores, shape)
+    seed: int  # of the permutation
 
     def wishes(self, shape: ModelShape, candidates: int, capacity: int) -> Tensor:
         """[L, H] float64; see `Allocator.wishes`."""
