@@ -13,6 +13,8 @@ from torch import Tensor
 
 from .work_list import WorkList
 
+FINE_FROM, FINE = 1024, 512  # slots: long segments are few, and half of one is much memory
+
 
 @dataclass(frozen=True)
 class SizeClass:
@@ -56,7 +58,12 @@ class Arena:
 
 
 def class_capacity(size: int) -> int:
-    """The smallest of 16, 24, 32, 48, 64, 96, ... that holds `size` slots."""
+    """The smallest of 16, 24, 32, 48, 64, 96, ... 1024, and then multiples of 512, that holds `size` slots."""
+    return coarse(size) if size <= FINE_FROM else -(-size // FINE) * FINE
+
+
+def coarse(size: int) -> int:
+    """The smallest of 16, 24, 32, 48, 64, 96, ... that is not below `size`."""
     power = 16
     while power < size:
         if power * 3 // 2 >= size:

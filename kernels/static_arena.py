@@ -10,7 +10,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from .ragged_attention import Arena, class_capacity
+from .ragged_attention import Arena, coarse
 from .work_list import WorkList
 
 NOWHERE = 2**20  # a chunk beyond every segment
@@ -24,14 +24,14 @@ def shape_of(arena: Arena) -> Hashable:
     rows_and_heads = tuple(arena.lengths.shape)
     if arena.work is None:
         return rows_and_heads, arena.classes
-    return rows_and_heads, class_capacity(len(arena.keys)), class_capacity(len(arena.work.segments))
+    return rows_and_heads, coarse(len(arena.keys)), coarse(len(arena.work.segments))
 
 
 def empty_like(arena: Arena) -> Arena:
     """An arena of the same shape with nothing in it."""
     slots, work = len(arena.keys), arena.work
     if work is not None:
-        slots, chunks = class_capacity(slots), class_capacity(len(work.segments))
+        slots, chunks = coarse(slots), coarse(len(work.segments))
         work = WorkList(
             _resized(work.segments, chunks), _resized(work.chunks, chunks), torch.empty_like(work.firsts)
         )
