@@ -58,7 +58,7 @@ class Arena:
 
 
 def class_capacity(size: int) -> int:
-    """The smallest of 16, 24, 32, 48, 64, 96, ... 1024, and then multiples of 512, that holds `size` slots."""
+    """The smallest of 16, 24, 32, 48, 64, ... 1024, and then multiples of 512, that holds `size` slots."""
     return coarse(size) if size <= FINE_FROM else -(-size // FINE) * FINE
 
 
