@@ -40,6 +40,13 @@ STYLES = {
 }
 SPARE = (("#882255", "h"), ("#117733", "P"), ("#AA4499", "d"), ("#332288", "8"))
 DASHES = ("-", (0, (4, 1.5)), (0, (1.5, 1.5)), (0, (5, 1.5, 1, 1.5)))  # rows of one method
+LOOK = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "svg.hashsalt": "sparsemm",  # the same table gives the same file
+    "svg.fonttype": "none",
+}
 
 
 def draw(tables: Sequence[Table], folder: Path, name: str = "figure") -> list[Path]:
@@ -58,14 +65,7 @@ def draw(tables: Sequence[Table], folder: Path, name: str = "figure") -> list[Pa
         panels_of = [[*shown[start : start + PANELS_ABREAST]] for start in starts]
     abreast, deep = len(panels_of[0]), len(panels_of)
     styles = styles_of(shown)
-    look = {
-        "font.size": 10,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "svg.hashsalt": "sparsemm",  # the same table gives the same file
-        "svg.fonttype": "none",
-    }
-    with mpl.rc_context(look):
+    with mpl.rc_context(LOOK):
         size = (WIDTH_IN if abreast > 1 else 6.5, PANEL_HEIGHT_IN * deep + 0.7)
         if gridded:
             size = (SMALL_WIDTH_IN * abreast, SMALL_HEIGHT_IN * deep + 0.7)

@@ -144,6 +144,43 @@ def cell_label() -> Maker:
     return paper_label
 
 
+def bench_file(
+    shape: str,
+    prompts: tuple[int, ...],
+    *,
+    gpu: bool = False,
+    decodes: tuple[str, ...] = ("eager", "graph", "compiled"),
+    budget: int = 256,
+    full_ms: float = 10.0,
+    ms: float = 5.0,
+    full_gb: float = 30.0,
+    gb: float = 20.0,
+    device: str = "",
+    when: str = "2026-01-02T03:04:05+00:00",
+) -> dict[str, Any]:
+    """A bench.json as `sparsemm bench` writes it: the full cache and SparseMM, speed and memory."""
+    machine = {"device": device or ("NVIDIA H200" if gpu else "a processor"), "gpu": gpu, "threads": 2}
+    machine |= {"cuda": "13.0", "driver": "570", "clocks_mhz": {"sm": 1980, "memory": 2619}} if gpu else {}
+    machine |= {"torch": "2.13.0", "when": when, "copy_gb_per_s": 4300.0}
+    results: list[dict[str, Any]] = []
+    for prompt in prompts:
+        for method, kept, token_ms, peak in (("full", None, full_ms, full_gb), ("sparsemm", budget, ms, gb)):
+            same = {"shape": shape, "way": "ragged", "method": method, "budget": kept, "rows": 1}
+            same |= {"prompt_tokens": prompt, "image_tokens": 0}
+            results += [
+                {"measure": "decode", **same, "decode": decode, "ms_per_token": token_ms}
+                | {"rounds_ms": [token_ms], "tokens_per_s": 1000 / token_ms, "new_tokens": 100}
+                for decode in decodes
+            ]
+            results.append({"measure": "memory", **same, "peak_bytes": int(1e9 * peak)})
+    return {"format": 1, "settings": {"dtype": "bfloat16"}, "machine": machine, "results": results}
+
+
+@pytest.fixture
+def bench() -> Maker:
+    return bench_file
+
+
 FLAGS = (
     *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
