@@ -103,14 +103,15 @@ def read(files: Iterable[Path]) -> list[Bench]:
 
 
 def in_store(root: Path, shapes: Iterable[str]) -> list[Bench]:
-    """Return what was measured of these shapes in <root>/bench; files of other formats do not count."""
+    """Return the files in <root>/bench with any of these shapes; smoke runs, other formats do not count."""
     wanted = set(shapes)
     contents = [read_json(file) for file in sorted((root / "bench").rglob("bench.json"))]
     return sorted(
         (
             one
             for one in contents
-            if one and one.get("format") == FORMAT and wanted & {each["shape"] for each in one["results"]}
+            if one and one.get("format") == FORMAT and not one["settings"].get("smoke")
+            if wanted & {each["shape"] for each in one["results"]}
         ),
         key=when,
     )

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 PAPER = "the paper on its hardware"
 NOT_MEASURED = "not measured"
-DASHES: dict[str | None, Any] = {"eager": "-", "graph": (0, (4, 1.5)), "compiled": (0, (1.5, 1.5))}
+DASHES: dict[str | None, Any] = {"eager": "-", "graph": (0, (4, 1.5)), "compiled": (0, (5, 1.5, 1, 1.5))}
 OTHERS = {"transformers": ("#7F7F7F", "v"), "published": ("#E69F00", "p")}  # ways that are not ours
 WIDTH_IN, NARROW_IN = 3.3, 6.5  # of a column of panels, of a figure with one
 LETTERS_PER_IN = 14  # of the title

@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from sparsemm.paths import resolve
+from sparsemm.results.efficiency import Bench
 from sparsemm.results.entries import Result
 from sparsemm.results.files import write_atomically
+from sparsemm.results.page_efficiency import efficiency_view
 from sparsemm.results.page_samples import Images, sample_views
 from sparsemm.results.page_tables import colors_of, curve_view, table_view
 from sparsemm.results.scales import scale_of
@@ -45,11 +47,12 @@ class HeadMap:
 
 @dataclass(frozen=True, kw_only=True)
 class Material:
-    """What a page shows besides results: the answers, their images, head maps, how it was asked for."""
+    """What a page shows besides results: answers, images, head maps, speed and memory, how it was asked."""
 
     store: Store
     images: Images
     head_maps: Sequence[HeadMap] = ()
+    benches: Sequence[Bench] = ()
     command: str = ""
 
 
@@ -87,11 +90,14 @@ def to_html(page: Page) -> str:
         samples, images = sample_views(page.tables, colors, page.material.store, page.material.images)
     scripts = [_text(f"{VENDOR}/uplot/uPlot.iife.min.js"), *(_text(f"{PAGE}/{name}") for name in SCRIPTS)]
     maps = page.material.head_maps if page.material else ()
+    models = {str(result["label"]["model"]) for result in page.results}
+    efficiency = efficiency_view(page.material.benches if page.material else (), models)
     views = [table_view(table, colors) for table in page.tables]
     present = {
         "curves": ("Curves", curves),
         "verdicts": ("Verdicts", page.verdicts),
         "tables": ("Tables", views),
+        "efficiency": ("Speed and memory", efficiency["charts"]),
         "samples": ("Samples", samples["tables"]),
         "heads": ("Visual heads", maps),
         "provenance": ("Provenance", True),
@@ -112,6 +118,7 @@ def to_html(page: Page) -> str:
         curves=curves,
         verdicts=page.verdicts,
         samples=samples,
+        efficiency=efficiency,
         head_maps=[
             {"model": one.model, "caption": one.caption, "light": _png(one.light), "dark": _png(one.dark)}
             for one in maps
@@ -121,7 +128,11 @@ def to_html(page: Page) -> str:
         version=version("sparsemm"),
         uplot=LIBRARY[1],
         styles=Markup(_text(f"{VENDOR}/uplot/uPlot.min.css") + _text(f"{PAGE}/page.css")),
-        data=Markup(_json({"curves": curves, "samples": samples, "images": images})),
+        data=Markup(
+            _json(
+                {"curves": curves, "efficiency": efficiency["charts"], "samples": samples, "images": images}
+            )
+        ),
         scripts=[Markup(script) for script in scripts],
         script_hashes=Markup(" ".join(map(_digest, scripts))),
     )

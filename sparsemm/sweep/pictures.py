@@ -7,6 +7,7 @@ from typing import Any
 
 from sparsemm.config import Settings, build
 from sparsemm.paths import resolve
+from sparsemm.results.efficiency import in_store
 from sparsemm.results.page import HeadMap, Material
 from sparsemm.results.store import Store
 from sparsemm.sweep.digests import canonical
@@ -43,7 +44,13 @@ class TaskImages:
 def material_of(store: Store, results: Sequence[Mapping[str, Any]], overrides: Sequence[str]) -> Material:
     """Return what a page shows besides results; `overrides` are those of the command."""
     asked = " ".join(["sparsemm run", *(shlex.quote(text) for text in overrides if is_grid(text))])
-    return Material(store=store, images=TaskImages(store), head_maps=head_maps(store, results), command=asked)
+    return Material(
+        store=store,
+        images=TaskImages(store),
+        head_maps=head_maps(store, results),
+        benches=in_store(store.root, {str(one["label"]["model"]) for one in results}),
+        command=asked,
+    )
 
 
 def head_maps(store: Store, results: Iterable[Mapping[str, Any]]) -> list[HeadMap]:

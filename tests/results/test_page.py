@@ -204,3 +204,41 @@ def test_images_are_made_small_enough():
     data = encoded(noise, room)
     assert len(data) <= room or len(data) == len(encoded(noise, 1))
     assert data[8:12] == b"WEBP"
+
+
+def _with_benches(results: Results, benches: Results, folder: Path) -> Path:
+    material = Material(store=Store(folder / "outputs"), images=_image, benches=benches)
+    write_report("demo", results, [], folder, material=material)
+    return folder / "page.html"
+
+
+def test_speed_and_memory_are_curves_beside_the_papers(cell, bench, tmp_path, opened):
+    model = "llava_next_vicuna_7b"
+    results = [cell(model, "ocrbench", "full", None, 0.5), cell(model, "ocrbench", "sparsemm", 64, 0.4)]
+    benches = [bench(model, (2048, 32768), gpu=True, device=f"H200 {HOSTILE}"), bench("tiny", (64,))]
+    with opened(_with_benches(results, benches, tmp_path), 390) as browser:
+        section = browser.find_element("id", "efficiency")
+        assert f"Measured on: H200 {HOSTILE}, CUDA 13.0" in section.text
+        assert [one.text for one in section.find_elements("css selector", ".chips button")] == [
+            *("Full cache", "SparseMM, budget 256", "the paper's points (hollow, dotted)")
+        ]
+        assert browser.execute_script("return DATA.efficiency.map(one => one.task + ' ' + one.metric)") == [
+            *(f"{model} ms per token", f"{model} peak GB (1e9 bytes)")
+        ]
+        paper = "return DATA.efficiency[0].lines.map(one => one.paper)"
+        assert browser.execute_script(paper) == [[37.4, 70.9], None, None, [37.5, 37.9], None, None]
+        shown = "return charts.map(plot => plot.series.filter(one => one.method && one.show).length)"
+        assert browser.execute_script(shown) == [6, 6 * 3 + 2, 2 * 3 + 2]
+        section.find_element("css selector", ".chips button").click()
+        assert browser.execute_script(shown) == [6, 3 * 3 + 1, 3 + 1]
+        section.find_element("css selector", ".chips .paper").click()
+        assert browser.execute_script(shown) == [6, 3 * 3, 3]
+        section.find_element("tag name", "summary").click()
+        rows = [row.text.split()[-2:] for row in section.find_elements("css selector", "tbody tr")]
+        assert rows[:2] == [["10.00", "10.00"], ["37.40", "70.90"]]
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
+
+
+def test_what_was_measured_of_other_models_is_not_shown(grid, bench, tmp_path):
+    text = _with_benches(grid, [bench("qwen2_vl_7b", (2048,))], tmp_path).read_text()
+    assert 'id="efficiency"' not in text and "a processor" not in text

@@ -30,7 +30,7 @@ for (const table of document.querySelectorAll("table.scores")) {
 const chosen = name => document.getElementById(name)?.value ?? "";
 function filterTables() {
   for (const node of document.querySelectorAll(".table, .panel")) {
-    const other = (name, value) => chosen(name) && chosen(name) !== value;
+    const other = (name, value) => value !== undefined && chosen(name) && chosen(name) !== value;
     node.hidden = Boolean(other("by-model", node.dataset.model) || other("by-task", node.dataset.task));
   }
 }
