@@ -12,6 +12,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from sparsemm.engine.compiled import append_and_attend
 from sparsemm.engine.flash import check_flash_attention, flash_attention, refuse_padding
 from sparsemm.models.base import ATTENTIONS
 
@@ -54,11 +55,16 @@ def refuse_sliding(tokens: int, window: int | None, of: str = "prompt and answer
         )
 
 
-def _eager_mask(**settings: Any) -> Tensor | None:
-    """As transformers makes it, but none for a new token that sees everything: all zeros would be added."""
-    if settings["q_length"] == 1 and ALL_MASK_ATTENTION_FUNCTIONS["sdpa"](**settings) is None:
-        return None
-    mask: Tensor = ALL_MASK_ATTENTION_FUNCTIONS["eager"](**settings)
+def _mask_of(backend: str) -> Any:
+    def mask(**settings: Any) -> Tensor | None:
+        """As transformers makes it, but none for one token that sees everything: all zeros would be added."""
+        if settings["q_length"] == 1:
+            alone = settings["kv_length"] == 1 and settings.get("attention_mask") is None
+            if alone or (backend == "eager" and ALL_MASK_ATTENTION_FUNCTIONS["sdpa"](**settings) is None):
+                return None
+        made: Tensor | None = ALL_MASK_ATTENTION_FUNCTIONS[backend](**settings)
+        return made
+
     return mask
 
 
@@ -94,6 +100,8 @@ def _ragged(backend: str) -> Any:
     ) -> tuple[Tensor, None]:
         """Query [R, Hq, q, D], key and value [R, H, q, D] -> [R, q, Hq, D]."""
         factor = query.shape[-1] ** -0.5 if scaling is None else scaling
+        if kwargs.get("ragged_step"):  # one token per row, in a step that is being compiled
+            return append_and_attend(query, key, value, module.layer_idx, factor), None
         if backend == "flash_attention_2":
             refuse_padding(attention_mask)
         layer = getattr(key, "ragged_layer", None)
@@ -113,5 +121,4 @@ def _ragged(backend: str) -> Any:
 
 for _backend, _name in NAMES.items():
     AttentionInterface.register(_name, _ragged(_backend))
-    _mask = _eager_mask if _backend == "eager" else ALL_MASK_ATTENTION_FUNCTIONS[_backend]
-    AttentionMaskInterface.register(_name, _mask)
+    AttentionMaskInterface.register(_name, _mask_of(_backend))

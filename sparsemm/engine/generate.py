@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sparsemm.cache import MaskedHeads, RaggedCache
 from sparsemm.engine.attention import refuse_sliding
-from sparsemm.engine.graph import GraphDecoder
+from sparsemm.engine.graph import make_decoder
 from sparsemm.engine.greedy import Answers, Greedy
 from sparsemm.engine.memory import does_not_fit
 from sparsemm.engine.select import RowPlan, Selector
@@ -54,10 +54,12 @@ class Engine:
         stop_strings: an answer ends where it holds one of these.
         mask: query heads that are switched off in prompt and answer.
         backend: who computes the cache's operations (see `sparsemm.kernels.backends`).
-        decode: eager, or graph: a decode step is captured once for a shape and replayed (a GPU only).
+        decode: eager; graph: a decode step is captured once for a shape and replayed (a GPU only); compiled:
+            that step compiled by PyTorch first, captured where there is a GPU.
 
     Raises:
-        ValueError: a method or a mask that does not fit the model, a backend that cannot run here.
+        ValueError: a method or a mask that does not fit the model, a backend or a way to decode that cannot
+            run here.
     """
 
     def __init__(
@@ -78,7 +80,7 @@ class Engine:
         logging.getLogger(__name__).info("engine.cache_backend=%s: %s", backend, self.resolved)
         self.stop_strings = tuple(one for one in stop_strings if one)
         self.greedy = Greedy(loaded, self.stop_strings)
-        self.graphs = GraphDecoder(loaded, self.greedy) if decode == "graph" else None
+        self.graphs = make_decoder(decode, loaded, self.greedy)
         heads = None if mask is None else mask.heads(loaded.shape)
         self.masked = MaskedHeads(heads, mask.zero) if mask and heads is not None and heads.any() else None
 
@@ -150,16 +152,18 @@ class Engine:
             empty = chunk - (stop - start)
             here = [one for place in prompt_of[start:stop] if (one := seen[place]) is not None]
             answers += self._decode(
-                self._join(caches, (start, stop), empty),
+                self._join(caches, (start, stop), empty, last=stop == total),
                 first[start:stop],
                 torch.cat([positions[start:stop], positions.new_zeros(empty)]),
                 torch.cat(here) if here else None,
             )
         return answers
 
-    def _join(self, caches: Sequence[RaggedCache], rows: tuple[int, int], empty: int) -> RaggedCache:
+    def _join(
+        self, caches: Sequence[RaggedCache], rows: tuple[int, int], empty: int, last: bool
+    ) -> RaggedCache:
         try:
-            return RaggedCache.join(caches, rows, self.max_new_tokens, empty)
+            return RaggedCache.join(caches, rows, self.max_new_tokens, empty, release=last)
         except torch.OutOfMemoryError as error:
             raise does_not_fit(error, self.loaded, caches, rows, self.max_new_tokens) from error
 

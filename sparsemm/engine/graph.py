@@ -13,11 +13,13 @@ import torch
 from torch import Tensor
 
 from sparsemm.cache import RaggedCache
+from sparsemm.engine.compiled import Forward, compile_forward, reading
 from sparsemm.engine.greedy import Answers, Greedy
 from sparsemm.kernels.static_arena import empty_like, fill, shape_of
 from sparsemm.models.base import LoadedModel
 
 TOGETHER = 8  # steps between two looks at the answers; not measured
+DECODES = ("eager", "graph", "compiled")
 KEPT = 2  # shapes whose graphs and buffers stay in memory
 
 
@@ -45,51 +47,70 @@ class Rows:
 
 
 class Step:
-    """One decode step of a shape, and its graph once there is one."""
+    """One decode step of a shape, and its graph once there is one.
 
-    def __init__(self, loaded: LoadedModel, greedy: Greedy, rows: Rows):
-        self.loaded, self.greedy, self.rows = loaded, greedy, rows
+    Args:
+        loaded: the model.
+        greedy: which token comes next.
+        rows: what the step works on.
+        forward: the model's part as it was compiled; None: the model itself.
+    """
+
+    def __init__(self, loaded: LoadedModel, greedy: Greedy, rows: Rows, forward: Forward | None = None):
+        self.loaded, self.greedy, self.rows, self.forward = loaded, greedy, rows, forward
         self.graph: torch.cuda.CUDAGraph | None = None
 
     @torch.inference_mode()
     def run(self) -> None:
         """Every row's next token; nothing is read back."""
         rows = self.rows
+        real = len(rows.answers)
+        chosen = self.greedy.choose(self._logits()[:real], rows.seen)
+        rows.tokens[:real].copy_(chosen)
+        rows.answers.index_copy_(1, rows.place, chosen[:, None])
+        for counter in (rows.positions, rows.clock, rows.place):
+            counter.add_(1)
+
+    def _logits(self) -> Tensor:
+        """[R, V]."""
+        rows = self.rows
+        if self.forward is not None:
+            with reading(rows.cache):
+                return self.forward(rows.tokens, rows.positions)
         output = self.loaded.model(
             input_ids=rows.tokens[:, None],
             position_ids=self.loaded.decode_positions(rows.positions),
             past_key_values=rows.cache,
             use_cache=True,
         )
-        real = len(rows.answers)
-        chosen = self.greedy.choose(output.logits[:real, -1], rows.seen)
-        rows.tokens[:real].copy_(chosen)
-        rows.answers.index_copy_(1, rows.place, chosen[:, None])
-        for counter in (rows.positions, rows.clock, rows.place):
-            counter.add_(1)
+        logits: Tensor = output.logits[:, -1]
+        return logits
 
     @torch.inference_mode()
     def capture(self) -> None:
         """Record the step; what the buffers hold is lost."""
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):  # kernels are compiled and libraries find their workspaces
-            self.run()
-        torch.cuda.current_stream().wait_stream(side)
-        for layer in self.rows.cache.layers:
-            layer.count(-1)  # the room of the step before; capturing computes nothing
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self.run()
+        with torch.cuda.device(self.rows.tokens.device):  # streams are those of the current device
+            side = torch.cuda.Stream()
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):  # kernels are compiled and libraries find their workspaces
+                self.run()
+            torch.cuda.current_stream().wait_stream(side)
+            for layer in self.rows.cache.layers:
+                layer.count(-1)  # the room of the step before; capturing computes nothing
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                self.run()
         self.graph = graph
 
-    def go(self) -> None:
-        """One step: replayed where it was captured."""
+    def go(self, steps: int = 1) -> None:
+        """Steps one after the other: replayed where the step was captured."""
         if self.graph is None:
-            self.run()
-        else:
-            for layer in self.rows.cache.layers:
-                layer.count(1)  # refuses before anything is written
+            for _ in range(steps):
+                self.run()
+            return
+        for layer in self.rows.cache.layers:
+            layer.count(steps)  # refuses before anything is written
+        for _ in range(steps):
             self.graph.replay()
 
 
@@ -100,23 +121,25 @@ class GraphDecoder:
         loaded: the model.
         greedy: which token comes next, and when a row ends.
         capture: False runs the step as it is, on the same buffers.
+        compiled: the model's part is compiled first (see `sparsemm.engine.compiled`).
 
     Raises:
-        ValueError: capture without a GPU, or over several.
+        ValueError: capture without a GPU, a model on several, nothing to compile with.
     """
 
-    def __init__(self, loaded: LoadedModel, greedy: Greedy, capture: bool = True):
+    def __init__(self, loaded: LoadedModel, greedy: Greedy, capture: bool = True, compiled: bool = False):
         if capture and loaded.device.type != "cuda":
             raise ValueError(
                 f"engine.decode=graph: needs an NVIDIA GPU, but the model is on {loaded.device}. "
                 "Set engine.decode=eager."
             )
-        if capture and len({parameter.device for parameter in loaded.model.parameters()}) > 1:
+        if len({parameter.device for parameter in loaded.model.parameters()}) > 1:
             raise ValueError(
-                "engine.decode=graph: one graph cannot run on several GPUs. "
+                f"engine.decode={'compiled' if compiled else 'graph'}: one graph cannot run on several GPUs. "
                 "Set engine.decode=eager, or model.device_map=null."
             )
         self.loaded, self.greedy, self.capture = loaded, greedy, capture
+        self.forward = compile_forward(loaded) if compiled else None
         self.steps: OrderedDict[Hashable, Step] = OrderedDict()
 
     @torch.inference_mode()
@@ -139,8 +162,7 @@ class GraphDecoder:
         rows, made = step.rows, 0
         while made < limit - 1 and not bool(answers.finished.all()):
             together = min(TOGETHER, limit - 1 - made)
-            for _ in range(together):
-                step.go()
+            step.go(together)
             for column in range(made, made + together):
                 answers.add(rows.answers[:, column].clone())
             made += together
@@ -158,16 +180,17 @@ class GraphDecoder:
             None if seen is None else seen.shape,
             limit,
         )
-        new = key not in self.steps
-        if new:
+        if key not in self.steps:
             while len(self.steps) >= KEPT:
                 self.steps.popitem(last=False)
-            self.steps[key] = Step(self.loaded, self.greedy, self._rows(cache, first, positions, seen, limit))
+            rows = self._rows(cache, first, positions, seen, limit)
+            made = Step(self.loaded, self.greedy, rows, self.forward)
+            if self.capture:
+                self._fill(rows, cache, first, positions, seen)
+                made.capture()
+            self.steps[key] = made
         self.steps.move_to_end(key)
         step = self.steps[key]
-        if new and self.capture:
-            self._fill(step.rows, cache, first, positions, seen)
-            step.capture()
         self._fill(step.rows, cache, first, positions, seen, release=True)
         return step
 
@@ -180,7 +203,7 @@ class GraphDecoder:
         for layer, found in zip(static.layers, layers, strict=True):
             assert found.arena is not None
             layer.arena, layer.clock = empty_like(found.arena), clock
-            layer.backend_name = found.backend_name
+            layer.backend_name = found.backend_name  # resolved with the first keys
         return Rows(
             static,
             first.new_zeros(len(positions)),
@@ -212,3 +235,19 @@ class GraphDecoder:
         rows.place.zero_()
         if rows.seen is not None and seen is not None:
             rows.seen.copy_(seen)
+
+
+def make_decoder(decode: str, loaded: LoadedModel, greedy: Greedy) -> GraphDecoder | None:
+    """Who decodes by fixed steps, for one of DECODES; None for eager.
+
+    Raises:
+        ValueError: another name, or a way to decode that cannot run here.
+    """
+    if decode not in DECODES:
+        raise ValueError(f"engine.decode={decode}: must be one of {', '.join(DECODES)}.")
+    if decode == "eager":
+        return None
+    compiled = decode == "compiled"
+    return GraphDecoder(
+        loaded, greedy, capture=not compiled or loaded.device.type == "cuda", compiled=compiled
+    )
