@@ -166,7 +166,7 @@ def check_settings(settings: Settings) -> None:
     engine = settings["engine"]
     _one_of("engine.device", engine["device"], DEVICES)
     _one_of("engine.cache_backend", engine["cache_backend"], BACKENDS)
-    _one_of("engine.decode", engine["decode"], ("eager", "graph"))
+    _one_of("engine.decode", engine["decode"], ("eager", "graph", "compiled"))
     for key in ("threads", "batch_prompts", "rows"):
         if engine[key] is not None and engine[key] < 1:
             raise ValueError(f"engine.{key}={engine[key]}: must be at least 1. See conf/engine/default.yaml.")
