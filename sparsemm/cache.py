@@ -56,12 +56,12 @@ class Kept:
 
     def empty(self, rows: int) -> Kept:
         """Rows that keep nothing."""
-        return Kept(
-            self.keys[:0],
-            self.values[:0],
-            self.tokens[:0],
-            self.lengths.new_zeros(rows, self.lengths.shape[1]),
-        )
+        return replace(self.released(), lengths=self.lengths.new_zeros(rows, self.lengths.shape[1]))
+
+    def released(self) -> Kept:
+        """The lengths alone: nothing of the entries stays in memory."""
+        nothing = (one.new_empty(0, *one.shape[1:]) for one in (self.keys, self.values, self.tokens))
+        return Kept(*nothing, self.lengths)
 
 
 @dataclass(frozen=True)
@@ -173,14 +173,10 @@ class RaggedLayer(CacheLayerMixin):
 
     def settle(self, room: int) -> None:
         """Lay out what is held, with room for `room` more tokens in every segment."""
-        self.arena = self.backend.lay_out(
-            torch.cat([kept.keys for kept in self.held]),
-            torch.cat([kept.values for kept in self.held]),
-            torch.cat([kept.tokens for kept in self.held]),
-            torch.cat([kept.lengths for kept in self.held]),
-            room,
-        )
+        parts = zip(*((kept.keys, kept.values, kept.tokens, kept.lengths) for kept in self.held), strict=True)
+        whole = [part[0] if len(part) == 1 else torch.cat(part) for part in parts]
         self.held = []
+        self.arena = self.backend.lay_out(*whole, room)
 
     def decode(
         self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scaling: float
@@ -260,11 +256,21 @@ class RaggedCache(Cache):
 
     @classmethod
     def join(
-        cls, caches: Sequence[RaggedCache], rows: tuple[int, int], room: int, empty_rows: int = 0
+        cls,
+        caches: Sequence[RaggedCache],
+        rows: tuple[int, int],
+        room: int,
+        empty_rows: int = 0,
+        release: bool = False,
     ) -> RaggedCache:
-        """Lay out rows `rows[0]` to `rows[1]` of several prefilled prompts, counted through all of them.
+        """Lay out rows of several prefilled prompts.
 
-        `empty_rows` rows without entries follow.
+        Args:
+            caches: of the prompts, made with `hold`.
+            rows: first and last (outside), counted through all prompts.
+            room: tokens to come.
+            empty_rows: rows without entries that follow.
+            release: nothing is joined after this: no more than one layer is in memory twice.
         """
         first = caches[0].layers
         joined = cls(None, len(first), room, masked=first[0].masked, backend=first[0].backend_name)
@@ -278,19 +284,17 @@ class RaggedCache(Cache):
             if empty_rows:
                 layer.held.append(layer.held[0].empty(empty_rows))
             layer.seen = max(cache.layers[index].seen for cache in caches)
+            if release:
+                for cache in caches:
+                    cache.layers[index].held = [kept.released() for kept in cache.layers[index].held]
             layer.settle(room)
         return joined
 
     @property
     def kept_lengths(self) -> Tensor:
         """[L, R, H] entries that each segment holds now."""
-        lengths = [_lengths(layer) for layer in self.layers]
-        return torch.stack(
-            [one.to(lengths[0].device) for one in lengths]
-        )  # layers may be spread over devices
-
-
-def _lengths(layer: RaggedLayer) -> Tensor:
-    if layer.arena is not None:
-        return layer.arena.lengths
-    return torch.cat([kept.lengths for kept in layer.held])
+        lengths = [
+            torch.cat([kept.lengths for kept in layer.held]) if layer.arena is None else layer.arena.lengths
+            for layer in self.layers
+        ]
+        return torch.stack([one.to(lengths[0].device) for one in lengths])  # layers may be on several devices

@@ -24,7 +24,7 @@ def test_what_is_told_is_what_an_arena_holds(loaded, prompts, full, make_method)
 
 
 def test_out_of_memory_names_the_parts_and_what_would_fit(loaded, prompts, full, make_method, monkeypatch):
-    def join(*_):
+    def join(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3 bytes.")
 
     engine = Engine(loaded, [full, make_method("sparsemm", 9)], 5)
