@@ -18,6 +18,7 @@ from transformers import (
     LlavaNextForConditionalGeneration,
     LlavaNextImageProcessorPil,
     LlavaNextProcessor,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
@@ -38,8 +39,17 @@ TEXT = {
     "max_position_embeddings": 4096,
     "tie_word_embeddings": False,
 }
-TILE_PIXELS = 56  # LLaVA: 4 x 4 patches
-PINPOINTS = [[56, 112], [112, 56], [112, 112], [168, 56], [56, 168]]  # as the real ones, in tiles
+CLIP = {  # LLaVA: tiles of 4 x 4 patches
+    "model_type": "clip_vision_model",
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": 56,
+    "patch_size": 14,
+    "projection_dim": 32,
+}
+PINPOINTS = [[1, 2], [2, 1], [2, 2], [3, 1], [1, 3]]  # as the real ones, in tiles
 QWEN_PATCH_PIXELS = 10  # an image token covers 20 x 20 pixels
 SPOKEN = (
     "A chat between a curious human and an artificial intelligence assistant. You are a helpful assistant. "
@@ -52,6 +62,12 @@ QWEN_TOKENS = (
     *("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"),
     *("<|vision_pad|>", "<|image_pad|>", "<|video_pad|>"),
 )
+MODELS = {
+    "llava_next_vicuna": LlavaNextForConditionalGeneration,
+    "llava_next_mistral": LlavaNextForConditionalGeneration,
+    "qwen2_vl": Qwen2VLForConditionalGeneration,
+    "qwen2_5_vl": Qwen2_5_VLForConditionalGeneration,
+}
 _IMAGES = (
     "{% for content in message['content'] | selectattr('type', 'equalto', 'image') %}"
     "{{ '<image>\n' }}{% endfor %}"
@@ -96,65 +112,73 @@ def save_small(family: str, folder: Path, seed: int = 0) -> None:
     if family not in FAMILIES:
         raise ValueError(f"family={family}: must be one of {', '.join(FAMILIES)}.")
     disable_progress_bar()  # one file is written
-    build = _llava if family.startswith("llava") else _qwen
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = build(family, folder)
+        model: PreTrainedModel = MODELS[family](save_settings(family, folder))
         with torch.no_grad():
             for weight in model.parameters():
                 if weight.dim() >= 2:  # large enough that attention is peaked
                     weight.normal_(std=2 * weight[0].numel() ** -0.5)
+    model.generation_config = _generation(family, model.config.text_config)
     model.save_pretrained(folder)
 
 
-def _llava(family: str, folder: Path) -> PreTrainedModel:
+def save_settings(
+    family: str, folder: Path, text: Mapping[str, Any] | None = None, vision: Mapping[str, Any] | None = None
+) -> PretrainedConfig:
+    """Write a family's folder without weights, and return its configuration.
+
+    Args:
+        family: one of FAMILIES.
+        folder: where to; made if it is not there.
+        text: sizes of the language model in place of the small ones, as in config.json.
+        vision: sizes of the vision tower likewise.
+    """
+    build = _llava if family.startswith("llava") else _qwen
+    config = build(family, folder, text or {}, vision or {})
+    config.save_pretrained(folder)
+    return config
+
+
+def _llava(family: str, folder: Path, text: Mapping[str, Any], vision: Mapping[str, Any]) -> PretrainedConfig:
     tokenizer = _tokenizer(LLAVA_TOKENS, bos="<s>", eos="</s>", pad="<pad>", extra={"image_token": "<image>"})
     mistral = family.endswith("mistral")
     ids = {name: tokenizer.convert_tokens_to_ids(name) for name in LLAVA_TOKENS}
     ends = {"bos_token_id": ids["<s>"], "eos_token_id": ids["</s>"], "pad_token_id": ids["<pad>"]}
-    text = {**TEXT, **ends, "vocab_size": len(tokenizer)}
+    own = {**TEXT, **ends, "vocab_size": len(tokenizer)}
     if mistral:
-        text |= {"model_type": "mistral", "num_key_value_heads": 2, "sliding_window": None}
+        own |= {"model_type": "mistral", "num_key_value_heads": 2, "sliding_window": None}
     else:
-        text |= {"model_type": "llama", "num_key_value_heads": TEXT["num_attention_heads"]}
-    config = LlavaNextConfig(
-        text_config=text,
-        vision_config={
-            "model_type": "clip_vision_model",
-            "hidden_size": 32,
-            "intermediate_size": 64,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "image_size": TILE_PIXELS,
-            "patch_size": 14,
-            "projection_dim": 32,
-        },
-        image_token_index=ids["<image>"],
-        image_grid_pinpoints=PINPOINTS,
-        image_seq_length=(TILE_PIXELS // 14) ** 2,
-    )
+        own |= {"model_type": "llama", "num_key_value_heads": TEXT["num_attention_heads"]}
+    tower = {**CLIP, **vision}
+    tile, patch = int(tower["image_size"]), int(tower["patch_size"])
+    pinpoints = [[tile * side for side in sides] for sides in PINPOINTS]
     LlavaNextProcessor(
         image_processor=LlavaNextImageProcessorPil(
-            size={"shortest_edge": TILE_PIXELS},
-            crop_size={"height": TILE_PIXELS, "width": TILE_PIXELS},
-            image_grid_pinpoints=PINPOINTS,
+            size={"shortest_edge": tile},
+            crop_size={"height": tile, "width": tile},
+            image_grid_pinpoints=pinpoints,
         ),
         tokenizer=tokenizer,
-        patch_size=14,
+        patch_size=patch,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
         chat_template=MISTRAL_TEMPLATE if mistral else VICUNA_TEMPLATE,
     ).save_pretrained(folder)
-    model = LlavaNextForConditionalGeneration(config)
-    model.generation_config = GenerationConfig(**ends)
-    return model
+    return LlavaNextConfig(
+        text_config={**own, **text},
+        vision_config=tower,
+        image_token_index=ids["<image>"],
+        image_grid_pinpoints=pinpoints,
+        image_seq_length=(tile // patch) ** 2,
+    )
 
 
-def _qwen(family: str, folder: Path) -> PreTrainedModel:
+def _qwen(family: str, folder: Path, text: Mapping[str, Any], vision: Mapping[str, Any]) -> PretrainedConfig:
     tokenizer = _tokenizer(QWEN_TOKENS, bos=None, eos="<|im_end|>", pad="<|endoftext|>", extra={})
     tokenizer.chat_template = QWEN_TEMPLATE
     ids = {name: tokenizer.convert_tokens_to_ids(name) for name in QWEN_TOKENS}
-    text = {
+    own = {
         **TEXT,
         "num_key_value_heads": 2,
         "vocab_size": len(tokenizer),
@@ -162,42 +186,43 @@ def _qwen(family: str, folder: Path) -> PreTrainedModel:
         "bos_token_id": ids["<|endoftext|>"],
         "eos_token_id": ids["<|im_end|>"],
     }
-    vision: dict[str, Any] = {"depth": 2, "num_heads": 2, "patch_size": QWEN_PATCH_PIXELS}
+    tower: dict[str, Any] = {"depth": 2, "num_heads": 2, "patch_size": QWEN_PATCH_PIXELS}
     if family == "qwen2_vl":
-        vision |= {"embed_dim": 32, "hidden_size": 64, "mlp_ratio": 2}
+        tower |= {"embed_dim": 32, "hidden_size": 64, "mlp_ratio": 2}
     else:
-        vision |= {"hidden_size": 32, "out_hidden_size": 64, "intermediate_size": 64}
-        vision |= {"window_size": 4 * QWEN_PATCH_PIXELS, "fullatt_block_indexes": [1]}
-    config_class, model_class = {
-        "qwen2_vl": (Qwen2VLConfig, Qwen2VLForConditionalGeneration),
-        "qwen2_5_vl": (Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration),
-    }[family]
+        tower |= {"hidden_size": 32, "out_hidden_size": 64, "intermediate_size": 64}
+        tower |= {"window_size": 4 * QWEN_PATCH_PIXELS, "fullatt_block_indexes": [1]}
+    tower |= vision
     tokenizer.save_pretrained(folder)
     Qwen2VLImageProcessorPil(
-        patch_size=QWEN_PATCH_PIXELS, size={"shortest_edge": 3136, "longest_edge": 12845056}
+        patch_size=tower["patch_size"], size={"shortest_edge": 3136, "longest_edge": 12845056}
     ).save_pretrained(folder)
-    model: PreTrainedModel = model_class(
-        config_class(
-            text_config=text,
-            vision_config=vision,
-            image_token_id=ids["<|image_pad|>"],
-            video_token_id=ids["<|video_pad|>"],
-            vision_start_token_id=ids["<|vision_start|>"],
-            vision_end_token_id=ids["<|vision_end|>"],
-            tie_word_embeddings=False,
-        )
+    kind = Qwen2VLConfig if family == "qwen2_vl" else Qwen2_5_VLConfig
+    return kind(
+        text_config={**own, **text},
+        vision_config=tower,
+        image_token_id=ids["<|image_pad|>"],
+        video_token_id=ids["<|video_pad|>"],
+        vision_start_token_id=ids["<|vision_start|>"],
+        vision_end_token_id=ids["<|vision_end|>"],
+        tie_word_embeddings=False,
     )
-    model.generation_config = GenerationConfig(
-        bos_token_id=ids["<|endoftext|>"],
-        pad_token_id=ids["<|endoftext|>"],
-        eos_token_id=[ids["<|im_end|>"], ids["<|endoftext|>"]],
+
+
+def _generation(family: str, text: Any) -> GenerationConfig:
+    if family.startswith("llava"):
+        ends = {key: getattr(text, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        return GenerationConfig(**ends)
+    return GenerationConfig(
+        bos_token_id=text.bos_token_id,
+        pad_token_id=text.bos_token_id,
+        eos_token_id=[text.eos_token_id, text.bos_token_id],
         do_sample=True,
         temperature=0.1,
         top_k=1,
         top_p=0.001,
         repetition_penalty=1.05,
     )
-    return model
 
 
 def _tokenizer(
