@@ -34,7 +34,7 @@ class TransformersModel(LoadedModel):
         from sparsemm.engine.attention import use_ragged_attention
 
         self.adapter, self.shape = adapter, adapter.shape()
-        model = _read_weights(adapter, device, model_class)
+        model = self._weights(adapter, device, model_class)
         self.model = use_ragged_attention(model.eval(), adapter.attention)
         self.device = model.get_input_embeddings().weight.device
         self.tokenizer = AutoTokenizer.from_pretrained(str(adapter.folder), local_files_only=True)
@@ -47,6 +47,10 @@ class TransformersModel(LoadedModel):
         sliding = "sliding_attention" in (getattr(text, "layer_types", None) or ["sliding_attention"])
         window = getattr(text, "sliding_window", None)
         self.sliding_window = int(window) if window and sliding else None
+
+    def _weights(self, adapter: ModelAdapter, device: torch.device, model_class: str) -> Any:
+        """The model, read from the adapter's folder."""
+        return _read_weights(adapter, device, model_class)
 
     def _chat(self, images: int, question: str, template: Any) -> str:
         """The text of a prompt by the model's chat template: images first, then the question.
