@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sparsemm.config import nearest, register_schemas
 from sparsemm.help import HELP, VERBS
+from sparsemm.lazy import read_later
 from sparsemm.results.files import StorageError
 from sparsemm.sweep.errors import CellsFailed, UnusableConfiguration, explain
 from sparsemm.sweep.jobs import quoted
@@ -32,6 +33,7 @@ FULL_ERROR = "HYDRA_FULL_ERROR"  # Hydra's switch: raise errors instead of print
 
 def main() -> None:
     """Entry point of `sparsemm`; exits 0 all done, 1 something failed, 2 unusable configuration."""
+    read_later("torch")
     try:
         code = run(sys.argv[1:])
         sys.stdout.flush()

@@ -6,6 +6,7 @@ import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from sparsemm.methods.base import Method
 
 Settings = dict[str, Any]
+UNREAD = {"Tensor": Any}  # in type hints: torch is not imported to look at a class
 DTYPES = ("float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda")
 BACKENDS = ("auto", "torch", "triton", "cuda", "flash_attn")  # of the cache: sparsemm.kernels.backends
@@ -192,6 +194,7 @@ def check_target(section: str, node: Mapping[str, Any]) -> None:
             raise ValueError(f"{section}.{key}: must be given ({_words(hint)}). Add it to the YAML file.")
 
 
+@cache
 def _fields(section: str, target: str) -> dict[str, tuple[Any, bool]]:
     module, _, name = target.rpartition(".")
     try:
@@ -202,7 +205,7 @@ def _fields(section: str, target: str) -> dict[str, tuple[Any, bool]]:
         ) from error
     if not is_dataclass(cls):
         raise ValueError(f"{section}._target_={target}: must be a dataclass. Correct the YAML file.")
-    hints = typing.get_type_hints(cls)
+    hints = typing.get_type_hints(cls, localns=UNREAD)
     return {
         f.name: (hints[f.name], f.default is NO_DEFAULT and f.default_factory is NO_DEFAULT)
         for f in fields(cls)

@@ -21,6 +21,7 @@ ALLOWED = {
     "data": (),
     "conf": (),
     "help": (),
+    "lazy": (),
     "methods": ("kernels",),
     "cache": ("kernels",),
     "tasks": ("content", "needs", "paths"),
@@ -38,7 +39,7 @@ ALLOWED = {
     "api": ("cache", "cli", "config", "engine", "methods"),
     "lmms_plugin": ("api", "config", "engine", "methods", "models", "sweep.worker", "tasks"),
     "bench": ("api", "cache", "engine", "help", "kernels", "methods", "models"),
-    "cli": ("bench", "config", "help", "results", "sweep"),
+    "cli": ("bench", "config", "help", "lazy", "results", "sweep"),
 }
 
 # Who may import a dependency: the modules that begin with one of these.
@@ -142,6 +143,23 @@ def _absolute(file: Path) -> Iterator[str]:
 @pytest.mark.parametrize("module", MODULES)
 def test_no_file_has_more_than_300_lines(module):
     assert len(MODULES[module].read_text().splitlines()) <= 300
+
+
+def test_a_sweep_is_planned_without_importing_torch(tmp_path):
+    """On a login node, from a shared disk, that takes longer than everything else."""
+    code = """
+import sys
+from sparsemm.cli import main
+try:
+    main()
+finally:
+    assert not {"torch._C", "transformers"} & sys.modules.keys()
+"""
+    grid = ["+experiment=quickstart", "mask=none,visual", f"output={tmp_path}"]
+    command = [sys.executable, "-c", code, "plan", *grid]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "in 2 jobs" in done.stdout
 
 
 def test_the_core_works_without_hydra_pandas_and_matplotlib():

@@ -1,9 +1,14 @@
 """How alike two sets of head scores are, and how few heads carry a score."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SHARES = (0.05, 0.1, 0.2, 0.5)  # of all heads, in the words of `describe`
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from sparsemm.paths import resolve
 
 if TYPE_CHECKING:  # the command line reads head files and never imports torch
+    import numpy as np
     from torch import Tensor
 
     from sparsemm.methods.base import ModelShape
@@ -57,11 +58,18 @@ def read_head_file(path: str | None) -> dict[str, Any]:
 
 def load_head_scores(path: str | None) -> "Tensor":
     """Scores [L, Hq] float32 of a head-score file; errors as `read_head_file`."""
+    import torch
+
+    return torch.from_numpy(read_scores(path))
+
+
+def read_scores(path: str | None) -> "np.ndarray[Any, Any]":
+    """The same as a numpy array, for planning: without torch."""
+    import numpy as np
+
     scores = read_head_file(path)["scores"]
     try:
-        import torch
-
-        return torch.tensor(scores, dtype=torch.float32)
+        return np.array(scores, dtype=np.float32)
     except (ValueError, TypeError):
         raise ValueError(
             f"model.head_scores={path}: scores must be numbers, [layers][query heads]."

@@ -4,15 +4,19 @@ Shape letters of the whole project: L layers, R rows, H KV heads, Hq query heads
 T prompt tokens, n candidates (tokens outside the protection), D head_dim, W window.
 """
 
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from torch import Tensor
 
 from sparsemm.methods.budget import Budget, parse_budget, share_out
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Rounding = Literal["exact", "paper"]
 

@@ -1,10 +1,15 @@
 """Budgets and exact totals: how many entries there are, and how they are shared out in whole numbers."""
 
+from __future__ import annotations
+
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,14 @@
 """Scores of query heads as shares of KV heads: for all allocators that spend the cache by head."""
 
-import torch
-from torch import Tensor
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
 
 from sparsemm.methods.base import ModelShape
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def check_rho(rho: float) -> None:
@@ -15,14 +20,15 @@ def check_rho(rho: float) -> None:
 
 
 def check_scores(scores: Tensor) -> None:
-    """Raise ValueError unless `scores` are [layers, query heads], finite, >= 0, and not all zero."""
-    if scores.dim() != 2:
+    """Raise ValueError unless `scores` (of torch or numpy) are [layers, query heads], >= 0, not all zero."""
+    if scores.ndim != 2:
         raise ValueError(f"head scores have shape {list(scores.shape)}: expected [layers, query heads].")
-    if not bool(torch.isfinite(scores).all()) or bool((scores < 0).any()):
+    numbers = scores.flatten().tolist()
+    if not all(math.isfinite(number) and number >= 0 for number in numbers):
         raise ValueError(
             "head scores: every score must be a number of at least 0. Find them again for this model."
         )
-    if not bool((scores > 0).any()):
+    if not any(numbers):
         raise ValueError(
             "head scores: all are zero, so there is no visual head. Find them again with more samples."
         )

@@ -3,15 +3,20 @@
 A mask is a control, not a compression: it changes the prefill, so masked cells share none with others.
 """
 
+from __future__ import annotations
+
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from torch import Tensor
 
 from sparsemm.methods.base import ModelShape
 from sparsemm.methods.head_shares import check_fit, check_scores
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Zero = Literal["query", "output"]
 
@@ -122,7 +127,7 @@ class RandomHeadMask(HeadMask):
         if self.spared is None:
             return
         check_fit(self.spared, shape)
-        heads, count = self.spared.numel(), self.count(shape)
+        heads, count = math.prod(self.spared.shape), self.count(shape)
         if 2 * count > heads:
             raise ValueError(
                 f"mask.share={self.share}: {count} heads are to be drawn, but {heads - count} of {heads} "

@@ -1,14 +1,15 @@
 """What the engine needs of a model, and what an adapter provides. One file per model family."""
 
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from PIL import Image
-from torch import Tensor
 
 from sparsemm.methods.base import ModelShape
 from sparsemm.models.folder import (
@@ -21,7 +22,10 @@ from sparsemm.models.folder import (
 )
 from sparsemm.needs import Need
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+if TYPE_CHECKING:
+    from torch import Tensor
+
+DTYPES = ("float32", "bfloat16", "float16")
 ATTENTIONS = ("sdpa", "eager", "flash_attention_2")  # that can read prompts
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 # architectures with an adapter (model_type in config.json), and the files of conf/model that use it

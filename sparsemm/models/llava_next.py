@@ -11,17 +11,21 @@ The paper used the original repository's models and templates; the adapter uses 
   port's model always reads tiles.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from PIL import Image
-from torch import Tensor
 
 from sparsemm.methods.base import ModelShape
 from sparsemm.models.base import Box, ModelAdapter, Prompt
 from sparsemm.models.loading import TransformersModel, touched
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 IMAGE_TOKEN = "<image>"
 # what transformers' LlamaConfig and MistralConfig say where the config.json of the ports is silent
@@ -60,7 +64,7 @@ class LlavaNext(ModelAdapter):
             )
         return super().shape()
 
-    def load(self, device: torch.device) -> "LoadedLlavaNext":
+    def load(self, device: torch.device) -> LoadedLlavaNext:
         """Read the weights."""
         self.check()
         return LoadedLlavaNext(self, device)

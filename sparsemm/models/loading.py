@@ -1,17 +1,21 @@
 """What all families share once they are in memory: weights, tokenizer, end tokens, limits, chat prompts."""
 
+from __future__ import annotations
+
 import io
 from abc import abstractmethod
 from collections.abc import Sequence
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
-from torch import Tensor
 
-from sparsemm.models.base import DTYPES, Box, LoadedModel, ModelAdapter, Prompt
+from sparsemm.models.base import Box, LoadedModel, ModelAdapter, Prompt
 from sparsemm.models.folder import read_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class TransformersModel(LoadedModel):
@@ -155,7 +159,7 @@ def _read_weights(adapter: ModelAdapter, device: torch.device, model_class: str)
     try:
         model, found = getattr(transformers, model_class).from_pretrained(
             str(adapter.folder),
-            dtype=DTYPES[adapter.dtype],
+            dtype=getattr(torch, adapter.dtype),
             device_map=adapter.device_map,
             use_safetensors=True,
             local_files_only=True,

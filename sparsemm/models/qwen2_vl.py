@@ -1,14 +1,18 @@
 """Qwen2-VL: one grid of image tokens per image, at its own resolution; three-part positions (M-RoPE)."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from PIL import Image
-from torch import Tensor
 
 from sparsemm.models.base import Box, ModelAdapter, Prompt
 from sparsemm.models.loading import TransformersModel, touched
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 IMAGE_TOKEN = "<|image_pad|>"
 
@@ -38,7 +42,7 @@ class Qwen2VL(ModelAdapter):
                 f"model.min_pixels={self.min_pixels}: must not be above model.max_pixels={self.max_pixels}."
             )
 
-    def load(self, device: torch.device) -> "LoadedQwen2VL":
+    def load(self, device: torch.device) -> LoadedQwen2VL:
         """Read the weights."""
         self.check()
         return LoadedQwen2VL(self, device)

@@ -5,11 +5,12 @@ sections replaced. One combination is composed in full as a check; where it diff
 """
 
 import copy
-from collections.abc import Callable, Sequence
-from functools import cached_property
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, partial
 
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig, open_dict, read_write
+
+from sparsemm.sweep.resolve import Base, Part
 
 Texts = tuple[str, ...]
 
@@ -20,49 +21,40 @@ class Assembler:
     def __init__(self, compose: Callable[[Texts], DictConfig], axes: Sequence[Sequence[str]]) -> None:
         self._compose = compose
         self._first, self._last = (tuple(axis[place] for axis in axes) for place in (0, -1))
-        self._known: dict[Texts, tuple[DictConfig, dict[str, Any]]] = {}
+        self._known: dict[Texts, Part] = {}
 
-    def config(self, texts: Texts) -> DictConfig:
+    def base(self, texts: Texts) -> Base:
         """The configuration of one combination; raises what composing it raises."""
         if len(texts) == len(self._first) and len(self._differing(texts)) > 1 and self._separable:
             found = self._assembled(texts)
             if found is not None:
                 return found
-        return self._compose(texts)
+        return Base.of(self._part(texts))
 
     @cached_property
     def _separable(self) -> bool:
         if len(self._differing(self._last)) < 2:
             return False
         found = self._assembled(self._last)
-        whole = self._compose(self._last)
-        return found is not None and _plain(found) == _plain(whole)
+        return found is not None and found.raw == self._part(self._last).raw
 
-    def _assembled(self, texts: Texts) -> DictConfig | None:
-        changed: dict[str, Any] = {}
+    def _assembled(self, texts: Texts) -> Base | None:
+        first = self._part(self._first)
+        changed: dict[str, Part] = {}
         for place in self._differing(texts):
             part = self._part((*self._first[:place], texts[place], *self._first[place + 1 :]))
-            if part.keys() & changed.keys():
+            if part.raw.keys() != first.raw.keys():
+                return None  # a key more or less: nothing can be said of the others
+            own = {key: part for key, owner in part.owners.items() if owner is part}
+            if own.keys() & changed.keys():
                 return None
-            changed |= part
-        config = copy.deepcopy(self._parts(self._first)[0])
-        with read_write(config), open_dict(config):
-            for key, node in changed.items():
-                config[key] = node
-        return config
+            changed |= own
+        return Base({**first.owners, **changed}, partial(_whole, first, changed))
 
-    def _part(self, texts: Texts) -> dict[str, Any]:
-        """The sections in which a combination differs from the first."""
-        config, plain = self._parts(texts)
-        _, first = self._parts(self._first)
-        if plain.keys() != first.keys():
-            return dict.fromkeys((*plain, *first))  # a key more or less: nothing can be said of the others
-        return {key: config._get_node(key) for key in plain if plain[key] != first[key]}
-
-    def _parts(self, texts: Texts) -> tuple[DictConfig, dict[str, Any]]:
+    def _part(self, texts: Texts) -> Part:
         if texts not in self._known:
-            config = self._compose(texts)
-            self._known[texts] = (config, _plain(config))
+            first = None if texts == self._first else self._part(self._first)
+            self._known[texts] = Part(self._compose(texts), first)
         return self._known[texts]
 
     def _differing(self, texts: Texts) -> list[int]:
@@ -71,7 +63,9 @@ class Assembler:
         ]
 
 
-def _plain(config: DictConfig) -> dict[str, Any]:
-    plain = OmegaConf.to_container(config, resolve=False)
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
+def _whole(first: Part, changed: Mapping[str, Part]) -> DictConfig:
+    config = copy.deepcopy(first.config)
+    with read_write(config), open_dict(config):
+        for key, part in changed.items():
+            config[key] = part.config._get_node(key)
+    return config

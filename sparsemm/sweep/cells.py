@@ -31,6 +31,7 @@ PATHS = ("path", "head_scores", "data")  # keys that hold paths of this machine
 MISSING = "not here yet"  # in an identity: what stands for content that must be brought first
 TASK_NEEDS = {"data", "package"}  # without these a task's data cannot be looked at
 HEAD_SCORES = "sparsemm.heads.files.load_head_scores"
+CHECKED_SCORES = "sparsemm.heads.files.read_scores"  # the same numbers without torch
 ROWS_MATTER = ("bfloat16", "float16")  # there a matrix product depends on the number of rows
 
 
@@ -51,6 +52,7 @@ class CellMaker:
     """Checks settings and makes cells of them; what a grid's cells have in common is looked at once."""
 
     _memo: dict[tuple[str, str], Any] = field(default_factory=dict)
+    _texts: dict[int, str] = field(default_factory=dict)  # of the nodes of the cell in hand, by id
 
     def cell(self, settings: Settings) -> Cell:
         """The cell of resolved settings.
@@ -60,6 +62,7 @@ class CellMaker:
         """
         if settings["smoke"]:
             settings = smoke_settings(settings)
+        self._texts = {id(settings[name]): canonical(settings[name]) for name in SECTIONS}
         needs = self._needs(settings)
         self._check(settings, needs)
         shared = {"numerics": NUMERICS, **self._shared(settings)}
@@ -75,7 +78,7 @@ class CellMaker:
 
     def _needs(self, settings: Settings) -> tuple[Need, ...]:
         _check_values(settings)
-        sections = {name: settings[name] for name in SECTIONS if name != "method"}
+        sections = [self._texts[id(settings[name])] for name in SECTIONS if name != "method"]
         self._once("settings", sections, lambda: check_settings(settings))
         model = self._once("model needs", settings["model"], lambda: build_model(settings).needs())
         task = self._once("task needs", settings["task"], lambda: build_task(settings).needs())
@@ -88,7 +91,7 @@ class CellMaker:
         kinds = {need.kind for need in needs}
         mask: Any = None
         if "heads" not in kinds:
-            mask = self._once("mask", settings["mask"], lambda: build(settings["mask"]))
+            mask = self._once("mask", settings["mask"], lambda: _planned(settings["mask"]))
         if "weights" not in kinds:
             model = self._once("model", settings["model"], lambda: _checked(build_model(settings)))
             shape = self._once("shape", settings["model"], lambda: model.shape())
@@ -112,7 +115,7 @@ class CellMaker:
         allocator = (
             Uniform()
             if blind
-            else self._once("allocator", settings["allocator"], lambda: build(settings["allocator"]))
+            else self._once("allocator", settings["allocator"], lambda: _planned(settings["allocator"]))
         )
         if settings["scorer"]["_target_"].endswith(".NoScorer") and not allocator.keeps_all:
             raise ValueError("scorer=none: this method ranks tokens. Choose one, as scorer=window_attention.")
@@ -150,7 +153,7 @@ class CellMaker:
         return {**method, "budget": str(method["budget"]), "scorer": scorer, "allocator": allocator}
 
     def _once(self, kind: str, node: Any, make: Any) -> Any:
-        key = (kind, canonical(node))
+        key = (kind, self._texts.get(id(node)) or canonical(node))
         if key not in self._memo:
             try:
                 self._memo[key] = make()
@@ -204,6 +207,18 @@ def _with_absolute_paths(node: Any) -> Any:
 def _checked(checkable: Any) -> Any:
     checkable.check()
     return checkable
+
+
+def _planned(node: Settings) -> Any:
+    """A component as it is checked: its head scores are plain numbers."""
+
+    def plain(inner: Any) -> Any:
+        if not isinstance(inner, Mapping):
+            return inner
+        found = {key: plain(value) for key, value in inner.items()}
+        return {**found, "_target_": CHECKED_SCORES} if found.get("_target_") == HEAD_SCORES else found
+
+    return build(plain(node))
 
 
 def _check_values(settings: Settings) -> None:

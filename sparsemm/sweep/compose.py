@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,16 +10,14 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
-from omegaconf import AnyNode, DictConfig, ListConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from sparsemm.config import Settings
 from sparsemm.sweep.assemble import Assembler
 from sparsemm.sweep.errors import explain
 from sparsemm.sweep.repository import GridLoader
-
-REFERENCE = re.compile(r"\$\{([A-Za-z_][\w.]*)\}")
-Path = tuple[str | int, ...]
+from sparsemm.sweep.resolve import Base, Part
 
 
 @dataclass(frozen=True)
@@ -49,7 +46,7 @@ class Composer:
     loader: ConfigLoader
     master: DictConfig
     fast: bool = True
-    _bases: dict[tuple[str, ...], "_Base | str"] = field(default_factory=dict)
+    _bases: dict[tuple[str, ...], Base | str] = field(default_factory=dict)
     _groups: dict[str, bool] = field(default_factory=dict)
     _grid_loader: GridLoader | None = None
     _assembler: Assembler | None = None
@@ -116,20 +113,20 @@ class Composer:
             return base.settings(patch)
         return self._base(tuple(choice.text for choice in choices)).settings({})
 
-    def _composed(self, overrides: tuple[str, ...]) -> DictConfig:
+    def _composed(self, overrides: tuple[str, ...]) -> Base:
         if self._assembler is not None:
             with contextlib.suppress(HydraException, OmegaConfBaseException):  # Hydra words its own errors
-                return self._assembler.config(overrides)
-        return self.loader.load_sweep_config(self.master, list(overrides))
+                return self._assembler.base(overrides)
+        return Base.of(Part(self.loader.load_sweep_config(self.master, list(overrides))))
 
     def _load(self, overrides: tuple[str, ...]) -> DictConfig:
         self._grid_loader = self._grid_loader or GridLoader(self.loader, self.master)
         return self._grid_loader.compose(overrides)
 
-    def _base(self, overrides: tuple[str, ...]) -> "_Base":
+    def _base(self, overrides: tuple[str, ...]) -> Base:
         if overrides not in self._bases:
             try:
-                self._bases[overrides] = _Base(self._composed(overrides))
+                self._bases[overrides] = self._composed(overrides)
             except (HydraException, OmegaConfBaseException) as error:
                 self._bases[overrides] = explain(error, self.master, self.loader)
         base = self._bases[overrides]
@@ -144,112 +141,7 @@ def plain_settings(config: DictConfig) -> Settings:
     Raises:
         ValueError: a value is missing or cannot be resolved.
     """
-    return _Base(config).settings({})
-
-
-class _Base:
-    """One composed configuration. Values are set, and what refers to them is resolved again, per point."""
-
-    def __init__(self, config: DictConfig) -> None:
-        self.config = config
-        if "hydra" in config:
-            with read_write(config), open_dict(config):
-                del config["hydra"]
-        self.raw: Any = OmegaConf.to_container(config, resolve=False)
-        self.leaves = {_dotted(path): path for path in _walk(self.raw, ())}
-        self.referring = {
-            dotted: path for dotted, path in self.leaves.items() if "${" in str(_get(self.raw, path))
-        }
-        self.known: dict[tuple[str, type, Any], Any] = {}
-        self.sections: dict[str, set[str]] = {}
-        self.untyped = {dotted for dotted, path in self.referring.items() if _is_untyped(config, path)}
-
-    def settings(self, patch: dict[str, Any]) -> Settings:
-        settings: Settings = _copy(self.raw)
-        for key, value in patch.items():
-            _set(settings, self.leaves[key], self._typed(key, value))
-        for dotted, path in self.referring.items():
-            if dotted not in patch:
-                _set(settings, path, self._resolved(dotted, settings, patch))
-        for dotted, path in self.leaves.items():
-            if _get(settings, path) == "???":
-                raise ValueError(f"{dotted}: must be given. Add {dotted}=<value>.")
-        return settings
-
-    def _typed(self, key: str, value: Any) -> Any:
-        return self._once((key, type(value), value), key, {key: value})
-
-    def _resolved(self, dotted: str, settings: Settings, patch: dict[str, Any]) -> Any:
-        source = self._source(_get(self.raw, self.leaves[dotted]), settings, patch)
-        if source is None:
-            if self._untouched(dotted, patch):
-                return self._once((dotted, str, None), dotted, {})
-            return self._select(dotted, patch)
-        if dotted in self.untyped:
-            return source[0]
-        return self._once((dotted, type(source[0]), source[0]), dotted, patch)
-
-    def _source(self, text: str, settings: Settings, patch: dict[str, Any]) -> tuple[Any] | None:
-        """The value at the end of a chain of plain references, or None where Hydra's resolvers are needed."""
-        for _ in range(8):
-            match = REFERENCE.fullmatch(text)
-            if match is None or match[1] not in self.leaves:
-                return None
-            if match[1] in patch or match[1] not in self.referring:
-                return (_get(settings, self.leaves[match[1]]),)
-            text = _get(self.raw, self.leaves[match[1]])
-        return None
-
-    def _untouched(self, dotted: str, patch: dict[str, Any]) -> bool:
-        """Whether a text such as `${output}/a.json` refers to plain values only, and to none of `patch`."""
-        text = str(_get(self.raw, self.leaves[dotted]))
-        names = REFERENCE.findall(text)
-        inside = [self._inside(name) for name in names]
-        plain = all(leaves and not leaves & self.referring.keys() for leaves in inside)
-        return (
-            plain and text.count("${") == len(names) and not any(leaves & patch.keys() for leaves in inside)
-        )
-
-    def _inside(self, name: str) -> set[str]:
-        """The leaves of a section, or the leaf itself."""
-        if name not in self.sections:
-            found = {leaf for leaf in self.leaves if leaf == name or leaf.startswith(f"{name}.")}
-            self.sections[name] = found
-        return self.sections[name]
-
-    def _once(self, known: tuple[str, type, Any], key: str, patch: dict[str, Any]) -> Any:
-        if known not in self.known:
-            try:
-                self.known[known] = self._select(key, patch)
-            except ValueError as error:
-                self.known[known] = error
-        value = self.known[known]
-        if isinstance(value, ValueError):
-            raise ValueError(str(value))
-        return value
-
-    def _select(self, key: str, patch: dict[str, Any]) -> Any:
-        try:
-            for name, value in patch.items():
-                OmegaConf.update(self.config, name, value, merge=True)
-            if OmegaConf.is_missing(self.config, key):
-                return "???"
-            found = OmegaConf.select(self.config, key)
-            is_node = isinstance(found, DictConfig | ListConfig)
-            return OmegaConf.to_container(found, resolve=True) if is_node else found
-        except OmegaConfBaseException as error:
-            raise ValueError(explain(error, self.config)) from error
-        finally:
-            for name in patch:
-                OmegaConf.update(self.config, name, _get(self.raw, self.leaves[name]), merge=True)
-
-
-def _is_untyped(config: DictConfig, path: Path) -> bool:
-    """Whether what a reference leads to is taken there as it is."""
-    node: Any = config
-    for part in path:
-        node = node._get_node(part)
-    return isinstance(node, AnyNode) and node._metadata.ref_type is Any
+    return Base.of(Part(config)).settings({})
 
 
 def _values(override: Override) -> list[str]:
@@ -260,32 +152,3 @@ def _values(override: Override) -> list[str]:
             )
         return [str(value) for value in override.sweep_string_iterator()]
     return [override.get_value_element_as_str()]
-
-
-def _copy(node: Any) -> Any:
-    if isinstance(node, dict):
-        return {key: _copy(child) for key, child in node.items()}
-    return [_copy(child) for child in node] if isinstance(node, list) else node
-
-
-def _walk(node: Any, path: Path) -> Iterator[Path]:
-    children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else None
-    if not children:
-        yield path
-    else:
-        for key, child in children:
-            yield from _walk(child, (*path, key))
-
-
-def _dotted(path: Path) -> str:
-    return ".".join(str(part) for part in path)
-
-
-def _get(node: Any, path: Path) -> Any:
-    for part in path:
-        node = node[part]
-    return node
-
-
-def _set(node: Any, path: Path, value: Any) -> None:
-    _get(node, path[:-1])[path[-1]] = value

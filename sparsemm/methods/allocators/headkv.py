@@ -1,11 +1,15 @@
 """HeadKV's allocation: every head lends a part of its entries to a pool that head scores share out."""
 
-from dataclasses import dataclass
+from __future__ import annotations
 
-from torch import Tensor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from sparsemm.methods.base import Allocator, ModelShape
 from sparsemm.methods.head_shares import check_fit, check_scores, kv_shares
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

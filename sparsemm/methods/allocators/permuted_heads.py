@@ -1,13 +1,18 @@
 """The sharper control: SparseMM's own scores, given to other heads."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from sparsemm.methods.allocators.visual_heads import VisualHeads
 from sparsemm.methods.base import ModelShape
 from sparsemm.methods.head_shares import floor_and_share, kv_shares
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -1,12 +1,17 @@
 """The control: the same concentration rule with random head scores."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from sparsemm.methods.base import Allocator, ModelShape
 from sparsemm.methods.head_shares import check_rho, floor_and_share, kv_shares
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,11 +1,15 @@
 """Spend the cache where the visual heads are."""
 
-from dataclasses import dataclass
+from __future__ import annotations
 
-from torch import Tensor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from sparsemm.methods.base import Allocator, ModelShape
 from sparsemm.methods.head_shares import check_fit, check_rho, check_scores, floor_and_share, kv_shares
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -1,11 +1,14 @@
 """Rank tokens by the attention that the last queries of the prompt pay them."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from torch import Tensor
-
-from sparsemm.kernels.backends import score_window
 from sparsemm.methods.base import Scorer
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,4 +31,6 @@ class WindowAttention(Scorer):
 
     def scores(self, queries: Tensor, keys: Tensor, scaling: float, candidates: int) -> Tensor:
         """[H, n] float32; see `Scorer.scores`."""
+        from sparsemm.kernels.backends import score_window  # planning needs no kernels
+
         return score_window(queries, keys, scaling, candidates, self.pool_kernel)
