@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+AT_ONCE = 2**25  # float32 numbers of keys and logits in memory at a time, where one head has fewer: 128 MB
+
 
 def window_scores(queries: Tensor, keys: Tensor, scaling: float, candidates: int, pool_kernel: int) -> Tensor:
     """Softmax of the last W queries over all keys (causal), mean over window and group, average pooling.
@@ -19,7 +21,11 @@ def window_scores(queries: Tensor, keys: Tensor, scaling: float, candidates: int
         [H, n] float32.
     """
     heads, tokens, dim = keys.shape
-    window = queries.shape[1]
+    group, window = len(queries) // heads, queries.shape[1]
+    together = max(1, AT_ONCE // (tokens * (group * window + dim)))
+    if together < heads:
+        parts = zip(queries.split(together * group), keys.split(together), strict=True)
+        return torch.cat([window_scores(q, k, scaling, candidates, pool_kernel) for q, k in parts])
     grouped = queries.reshape(heads, -1, dim).float()  # [H, G * W, D]
     logits = torch.matmul(grouped, keys.float().transpose(1, 2)).mul_(scaling).view(heads, -1, window, tokens)
     later = torch.ones(window, window, dtype=torch.bool, device=keys.device).triu_(1)
