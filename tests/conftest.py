@@ -14,6 +14,19 @@ from transformers import Qwen2VLForConditionalGeneration
 from sparsemm.models.qwen2_vl import LoadedQwen2VL, Qwen2VL
 from sparsemm.models.tiny import build_config, build_tokenizer, save
 
+LONG = ("cluster", "test_smoke", "test_compile", "sweep/worker", "test_search", "tracking", "test_cli")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take long come first, so that no process of `make test` is left alone with one."""
+    order = {part: place for place, part in enumerate(LONG)}
+
+    def place(item: pytest.Item) -> int:
+        path = item.path.relative_to(Path(__file__).parent).as_posix()
+        return min((order[part] for part in LONG if part in path), default=len(LONG))
+
+    items.sort(key=place)
+
 
 @pytest.fixture(scope="session")
 def random_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
