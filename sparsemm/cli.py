@@ -27,6 +27,7 @@ COMPLETION = ("-sc", "--shell-completion", "--shell_completion")
 ONCE = ("--cfg", "-c", "--info", "-i", "--help", "-h", "--hydra-help", "--run", "-r", *COMPLETION)  # no sweep
 MULTIRUN = ("--multirun", "-m")
 SECTION_KEY = re.compile(r"(model|method|scorer|allocator|mask|task|data)\.[\w.]+")
+OPEN_KEYS = re.compile(r"^hydra\.launcher\.(sbatch|environment)(?=[.=])")  # theirs are any keys
 PROTECTED = re.compile(r"[,()]")  # sweeps, functions, and lists of several values go as they are
 FULL_ERROR = "HYDRA_FULL_ERROR"  # Hydra's switch: raise errors instead of printing them and exiting
 
@@ -81,6 +82,7 @@ def run(arguments: Sequence[str]) -> int:
 def hydra_arguments(verb: str, rest: Sequence[str]) -> list[str]:
     """What a verb means to Hydra: a multirun of our sweeper, or one look at the configuration."""
     rest = [argument.removeprefix("+") if argument.startswith("+smoke=") else argument for argument in rest]
+    rest = [OPEN_KEYS.sub(r"++\g<0>", argument) for argument in rest]
     if any(argument.split("=")[0] in ONCE for argument in rest):
         return [argument for argument in rest if argument not in MULTIRUN]
     action = [] if verb == "run" else [f"hydra.sweeper.action={verb}"]
