@@ -31,14 +31,17 @@ ALLOWED = {
     "results": ("paths",),
     "heads": ("cache", "engine", "methods", "models", "needs", "paths", "tasks"),
     "prefetch": ("models", "paths", "results"),
-    "config": ("methods", "models", "needs", "paths", "tasks"),
+    "config": ("bench.settings", "methods", "models", "needs", "paths", "tasks"),
     "sweep": (
         *("config", "engine", "heads", "methods", "models", "needs", "paths", "prefetch", "results", "tasks"),
     ),
     "experiments": ("heads", "models", "paths", "results", "tasks"),
     "api": ("cache", "cli", "config", "engine", "methods"),
     "lmms_plugin": ("api", "config", "engine", "methods", "models", "sweep.worker", "tasks"),
-    "bench": ("api", "cache", "engine", "help", "kernels", "methods", "models"),
+    "bench": (
+        *("api", "cache", "config", "engine", "kernels", "methods", "models", "paths", "results.files"),
+        *("help", "sweep.code", "tasks"),
+    ),
     "cli": ("bench", "config", "help", "lazy", "results", "sweep"),
 }
 
