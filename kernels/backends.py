@@ -84,13 +84,13 @@ class KernelBackend(Backend):
 
     def lay_out(self, keys: Tensor, values: Tensor, tokens: Tensor, lengths: Tensor, room: int) -> Arena:
         """With the chunks that the segments may come to use."""
-        return self._with_work(super().lay_out(keys, values, tokens, lengths, room))
+        return self.with_work(super().lay_out(keys, values, tokens, lengths, room))
 
     def append(self, arena: Arena, keys: Tensor, values: Tensor, seen: int | Tensor, more_room: int) -> Arena:
         """One launch; an arena that is full is laid out anew before anything is written."""
         new = keys.shape[2]
         if new > arena.room:
-            arena = self._with_work(ragged_attention.grow(arena, max(new, more_room)))
+            arena = self.with_work(ragged_attention.grow(arena, max(new, more_room)))
         if isinstance(seen, int):  # written there: nothing is copied from the host
             seen = torch.full((1,), seen, dtype=torch.long, device=keys.device)
         with _device_of(keys):
@@ -129,7 +129,8 @@ class KernelBackend(Backend):
         with _device_of(keys):
             return self._scores(_rows_apart(queries), _rows_apart(keys), scaling, candidates, pool_kernel)
 
-    def _with_work(self, arena: Arena) -> Arena:
+    def with_work(self, arena: Arena) -> Arena:
+        """The arena with the chunks that its segments may come to use."""
         sizes = [length + arena.room for length in arena.lengths.flatten().tolist()]
         on_device = arena.lengths.flatten() + arena.room
         return replace(arena, work=make_work_list(on_device, sum(map(chunks_of, sizes))))

@@ -158,7 +158,7 @@ class GraphDecoder:
         answers = Answers(self.greedy, first)
         if limit == 1 or bool(answers.finished.all()):
             return answers.tokens()
-        step = self._step(cache, first, positions, seen, limit)
+        step = self.step(cache, first, positions, seen, limit)
         rows, made = step.rows, 0
         while made < limit - 1 and not bool(answers.finished.all()):
             together = min(TOGETHER, limit - 1 - made)
@@ -168,10 +168,10 @@ class GraphDecoder:
             made += together
         return answers.tokens()
 
-    def _step(
+    def step(
         self, cache: RaggedCache, first: Tensor, positions: Tensor, seen: Tensor | None, limit: int
     ) -> Step:
-        """The step of this shape, its buffers filled."""
+        """The step of this shape, captured where it is to be, its buffers filled; the cache is used up."""
         shapes = tuple(shape_of(layer.arena) for layer in cache.layers if layer.arena is not None)
         key = (
             shapes,
