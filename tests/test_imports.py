@@ -57,7 +57,7 @@ SEAMS = {
     "tokenizers": ("models",),
     "huggingface_hub": ("models.folder", "prefetch", "tasks.lmms_data"),
     "triton": ("kernels",),
-    "flash_attn": ("engine.flash", "kernels.flash_backend"),
+    "flash_attn": ("bench.published", "engine.flash", "kernels.flash_backend"),
     "submitit": ("sweep", "hydra_plugins"),
     "wandb": ("results.wandb",),
     "wandb_workspaces": ("results.wandb",),

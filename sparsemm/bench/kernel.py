@@ -1,21 +1,28 @@
 """One layer's append and attention for a token, by every backend that runs here, beside the published way.
 
-The published code keeps a layer's cache as one flat tensor that it allocates and copies for every token; its
-attention is then done here by the first of our backends, so that only the copying differs.
+There are as many layers as fill 256 MB (up to the model's own number), and a round goes through all of them
+for every token, so that nothing is found in a cache of the chip that a whole model would not find there. On a
+GPU all layers of a token are one CUDA graph, for the published way too: real decoding could not capture that
+one, as its tensors grow, but what is compared is the work, not who launches it. `eager_us` is without one.
 """
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from sparsemm.kernels.backends import Backend, resolve
-from sparsemm.kernels.ragged_attention import Arena
+from sparsemm.bench.published import PUBLISHED, Published
+from sparsemm.bench.results import Result, attempt, free, in_turn, result
+from sparsemm.bench.settings import Settings
+from sparsemm.bench.shapes import SHAPES
+from sparsemm.kernels.backends import BACKENDS, TORCH, Backend, resolve
 
-PUBLISHED = "realloc and copy"
+FILLED_BYTES = 256 * 10**6  # several times what the caches of an H200 hold (50 MB)
 
 
 @dataclass(frozen=True)
@@ -35,66 +42,217 @@ class LayerShape:
         return (0.1 * self.mean + rest * shares / shares.sum(1, keepdim=True)).round().long().clamp(min=1)
 
 
-@dataclass(frozen=True)
-class KernelTime:
-    """Median microseconds for a token and layer, and the bytes of keys and values that it must read."""
+class Layers:
+    """Layers of one shape, laid out by one backend, and a token's work on all of them.
 
-    name: str
-    us: float
-    read_bytes: int
-    gb_per_s: float
+    Args:
+        backend: who computes.
+        shape: of a layer.
+        count: how many layers.
+        device: where.
+        dtype: of keys, values and queries.
+        tokens: appended before the layers are wound back.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        shape: LayerShape,
+        count: int,
+        device: torch.device,
+        dtype: torch.dtype,
+        tokens: int,
+    ):
+        self.backend, self.device = backend, device
+        generator = torch.Generator(device).manual_seed(1)
+
+        def random(*sizes: int) -> Tensor:
+            return torch.randn(*sizes, generator=generator, device=device, dtype=dtype)
+
+        lengths = shape.lengths().to(device)
+        total = int(lengths.sum())
+        order = torch.zeros(total, dtype=torch.long, device=device)
+        self.first = [
+            backend.lay_out(
+                random(total, shape.head_dim), random(total, shape.head_dim), order, lengths, tokens
+            )
+            for _ in range(count)
+        ]
+        self.arenas = list(self.first)
+        written = [one for arena in self.first for one in (arena, getattr(arena, "shadow", None)) if one]
+        self.before = [(one, one.lengths.clone(), one.bias.clone()) for one in written]
+        self.new = random(2, shape.rows, shape.kv_heads, 1, shape.head_dim)
+        self.queries = random(shape.rows, shape.kv_heads * shape.group, 1, shape.head_dim)
+        self.seen = torch.zeros(1, dtype=torch.long, device=device)
+        self.graph: torch.cuda.CUDAGraph | None = None
+
+    @torch.inference_mode()
+    def token(self) -> Tensor:
+        """Append and attend, layer after layer; the last one's output."""
+        for index, arena in enumerate(self.arenas):
+            arena = self.backend.append(arena, self.new[0], self.new[1], self.seen, 1)
+            output = self.backend.attend(arena, self.queries, self.queries.shape[-1] ** -0.5)
+            self.arenas[index] = arena
+        return output
+
+    @torch.inference_mode()
+    def wind_back(self) -> None:
+        """As before the first token."""
+        self.arenas = list(self.first)
+        for arena, lengths, bias in self.before:
+            arena.lengths.copy_(lengths)
+            arena.bias.copy_(bias)
+
+    def capture(self) -> None:
+        """Make a graph of a token, the first behind the prompt."""
+        with torch.cuda.device(self.device):
+            side = torch.cuda.Stream()
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                self.token()
+            torch.cuda.current_stream().wait_stream(side)
+            self.wind_back()
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                self.token()
+        self.graph = graph
+        self.wind_back()
+
+    def us(self, tokens: int, graph: bool) -> float:
+        """Microseconds for a token and layer."""
+        assert not graph or self.graph is not None
+        work = self.graph.replay if graph and self.graph is not None else self.token
+        self.wind_back()
+        seconds = _seconds(lambda: [work() for _ in range(tokens)], self.device)
+        return 1e6 * seconds / tokens / len(self.first)
 
 
-def time_layer(
-    shape: LayerShape, backends: Sequence[str], device: torch.device, dtype: torch.dtype, tokens: int
-) -> list[KernelTime]:
-    """Every backend and the published way, `tokens` tokens each, in turn.
+def measure(settings: Settings, shape: str, copy_gb_per_s: float | None) -> Iterator[Result]:
+    """One result for every backend and the published way, at every budget and number of rows.
+
+    Prints which backend was the fastest, setting by setting.
+    """
+    known, place, numbers = SHAPES[shape].attention, settings.place, settings.numbers
+    backends = runnable(settings.backend, place, numbers, known.head_dim)
+    for rows in settings.rows:
+        for budget in settings.budgets:
+            layer = LayerShape(rows, known.kv_heads, known.group, known.head_dim, budget)
+            told: dict[str, Any] = {"shape": shape, "budget": budget, "rows": rows}
+            timed, error = attempt(
+                partial(
+                    time_layer,
+                    layer,
+                    known.layers,
+                    backends,
+                    place,
+                    numbers,
+                    settings.tokens,
+                    settings.rounds,
+                )
+            )
+            if timed is None:
+                yield from (result("kernel", **told, way=one.name, error=error) for one in backends)
+                continue
+            yield from with_shares(timed, told, copy_gb_per_s)
+            ours = {name: found["us"] for name, found in timed.items() if name != PUBLISHED}
+            best = min(ours, key=ours.__getitem__)
+            print(f"  fastest of {', '.join(ours)} at budget={budget}, rows={rows}: {best}")
+            free()
+
+
+def runnable(name: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> list[Backend]:
+    """The backend of a name; for auto, all that can run here. On a CPU that is PyTorch's.
 
     Raises:
         ValueError: a backend that cannot run here.
     """
-    lengths = shape.lengths().to(device)
-    total = int(lengths.sum())
-    generator = torch.Generator().manual_seed(1)
-    keys, values = (
-        torch.randn(total, shape.head_dim, generator=generator).to(device, dtype) for _ in range(2)
-    )
-    new = torch.randn(2, shape.rows, shape.kv_heads, 1, shape.head_dim, generator=generator).to(device, dtype)
-    queries = torch.randn(shape.rows, shape.kv_heads * shape.group, 1, shape.head_dim, generator=generator)
-    queries = queries.to(device, dtype)
-    order = torch.zeros(total, dtype=torch.long, device=device)
-    found = [resolve(name, device, dtype, shape.head_dim) for name in backends]
-    arenas = [one.lay_out(keys, values, order, lengths, tokens + 1) for one in found]
-    ends = lengths.flatten().cumsum(0)
-    arrived = ends + torch.arange(1, len(ends) + 1, device=device) - 1  # where each head's new entry goes
-    kept = torch.ones(total + len(ends), dtype=torch.bool, device=device)
-    kept[arrived] = False
-    old = kept.nonzero()[:, 0]
+    if name != "auto":
+        return [resolve(name, device, dtype, head_dim)]
+    found = []
+    for one in BACKENDS[1:] if device.type == "cuda" else (TORCH.name,):
+        try:
+            found.append(resolve(one, device, dtype, head_dim))
+        except ValueError as error:
+            print(f"  left out: {error}")
+    return found
 
-    def ours(place: int) -> None:
-        arenas[place] = _step(found[place], arenas[place], new, queries)
 
-    copied = [found[0].lay_out(keys, values, order, lengths, tokens + 1)]
+def time_layer(
+    shape: LayerShape,
+    layers: int,
+    backends: Sequence[Backend],
+    device: torch.device,
+    dtype: torch.dtype,
+    tokens: int,
+    rounds: int,
+) -> dict[str, dict[str, Any]]:
+    """Every backend, and for one row the published way, `tokens` tokens in every round, in turn.
 
-    def published() -> None:
-        for flat, fresh in ((keys, new[0]), (values, new[1])):
-            larger = flat.new_empty(total + len(ends), shape.head_dim)
-            larger.index_copy_(0, old, flat)
-            larger.index_copy_(0, arrived, fresh.reshape(-1, shape.head_dim))
-        copied[0] = _step(found[0], copied[0], new, queries)
+    Args:
+        shape: of a layer.
+        layers: most layers.
+        backends: to be timed; at least one.
+        device: where.
+        dtype: of keys, values and queries.
+        tokens: of a round.
+        rounds: that are counted.
 
-    ways: dict[str, Callable[[], None]] = {
-        backend.name: (lambda place=place: ours(place))  # type: ignore[misc]
-        for place, backend in enumerate(found)
+    Returns:
+        By name: us, rounds_us, eager_us (on a GPU), read_bytes, note.
+    """
+    entries, segments = int(shape.lengths().sum()), shape.rows * shape.kv_heads
+    entry = 2 * shape.head_dim * dtype.itemsize
+    count = max(1, min(layers, -(-FILLED_BYTES // (entries * entry))))
+    gpu = device.type == "cuda"
+    made = {one.name: Layers(one, shape, count, device, dtype, tokens + 1) for one in backends}
+    warm = {name: min(one.us(tokens, graph=False) for _ in range(2)) for name, one in made.items()}
+    notes: dict[str, str] = {}
+    if shape.rows == 1:  # as published
+        fastest = next(one for one in backends if one.name == min(warm, key=warm.__getitem__))
+        published = Published(fastest, device, dtype)
+        made[PUBLISHED] = Layers(published, shape, count, device, dtype, tokens + 1)
+        notes[PUBLISHED] = f"attention by {published.attention}"
+    if gpu:
+        for one in made.values():
+            one.capture()
+    times: dict[str, list[float]] = {name: [] for name in made}
+    eager: dict[str, list[float]] = {name: [] for name in made}
+    for number, name in in_turn(list(made), rounds):
+        found = made[name].us(tokens, graph=gpu)
+        slow = made[name].us(tokens, graph=False) if gpu else None
+        if number:
+            times[name].append(found)
+            eager[name] += [] if slow is None else [slow]
+    return {
+        name: {
+            "us": statistics.median(each),
+            "rounds_us": each,
+            "eager_us": statistics.median(eager[name]) if eager[name] else None,
+            "read_bytes": (entries + segments * (tokens + 1) // 2) * entry,
+            "note": notes.get(name),
+        }
+        for name, each in times.items()
     }
-    ways[PUBLISHED] = published
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(tokens):
-        for name, way in ways.items():
-            times[name].append(_seconds(way, device))
-    read = 2 * total * shape.head_dim * dtype.itemsize
-    medians = {name: statistics.median(each) for name, each in times.items()}
-    return [KernelTime(name, 1e6 * one, read, read / one / 1e9) for name, one in medians.items()]
+
+
+def with_shares(
+    timed: dict[str, dict[str, Any]], told: dict[str, Any], copy_gb_per_s: float | None
+) -> Iterator[Result]:
+    """Results with bandwidth, its share of a copy's, and the speed-up against the published way."""
+    published = timed.get(PUBLISHED)
+    for name, found in timed.items():
+        rate = found["read_bytes"] / found["us"] / 1e3
+        yield result(
+            "kernel",
+            **told,
+            way=name,
+            **found,
+            gb_per_s=rate,
+            copy_share=None if copy_gb_per_s is None else rate / copy_gb_per_s,
+            speedup_against_published=(
+                None if published is None or name == PUBLISHED else published["us"] / found["us"]
+            ),
+        )
 
 
 def copy_gb_per_s(device: torch.device, size: int = 1 << 28) -> float:
@@ -105,19 +263,14 @@ def copy_gb_per_s(device: torch.device, size: int = 1 << 28) -> float:
     return 2 * size / statistics.median(times) / 1e9
 
 
-def _step(backend: Backend, arena: Arena, new: Tensor, queries: Tensor) -> Arena:
-    arena = backend.append(arena, new[0], new[1], 0, 1)
-    backend.attend(arena, queries, queries.shape[-1] ** -0.5)
-    return arena
-
-
 def _seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Of the device's own clock where it has one."""
+    """By the device's own clock where it has one."""
     if device.type != "cuda":
         began = time.perf_counter()
         work()
         return time.perf_counter() - began
     start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    torch.cuda.synchronize(device)
     start.record()
     work()
     stop.record()

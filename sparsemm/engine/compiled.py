@@ -83,7 +83,7 @@ def compile_forward(loaded: LoadedModel, compiler: str = "inductor") -> Forward:
 
     def checked(tokens: Tensor, positions: Tensor) -> Tensor:
         try:
-            with torch._dynamo.config.patch(recompile_limit=SIZES):  # type: ignore[no-untyped-call]
+            with torch._dynamo.config.patch(recompile_limit=SIZES):
                 return compiled(tokens, positions)
         except torch._dynamo.exc.Unsupported as error:
             told = str(error).strip().splitlines()[0]

@@ -1,0 +1,124 @@
+"""Every way decodes the same work, and its result says what was measured."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from sparsemm.api import make_method
+from sparsemm.bench import decode
+from sparsemm.bench.decode import OURS, PUBLISHED, TRANSFORMERS, DecodeBench, Way, measure
+from sparsemm.bench.limits import limits, weights_read
+from sparsemm.bench.models import make_model
+from sparsemm.bench.prompts import make_prompt
+from sparsemm.bench.results import COLUMNS
+from sparsemm.bench.settings import SMOKE, Settings
+from sparsemm.engine.graph import GraphDecoder
+
+TOLD = {"shape": "tiny", "prompt_tokens": 96, "image_tokens": 0}
+
+
+@pytest.fixture(scope="module")
+def settings():
+    rest = {"methods": ("full", "snapkv"), "backend": "auto", "images": None, "smoke": False, "out": "-"}
+    return replace(Settings(**SMOKE, **rest), tokens=3)
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    return make_model("tiny", "random", torch.device("cpu"), torch.float32, 200)
+
+
+@pytest.fixture(scope="module")
+def prompt(loaded):
+    return make_prompt(loaded, 96)
+
+
+@pytest.fixture(scope="module")
+def methods():
+    return [make_method("full"), make_method("snapkv", "budget=40")]
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that goes on by a second at every look."""
+    seconds = iter(range(10_000))
+    monkeypatch.setattr(decode.time, "perf_counter", lambda: float(next(seconds)))
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_every_way_has_a_result_of_the_known_form(loaded, prompt, methods, settings, clock, rows):
+    found = list(measure(loaded, prompt, methods, settings, rows, 2.0, TOLD))
+    ways = [(one["way"], one["method"], one["budget"]) for one in found]
+    expected = [(TRANSFORMERS, "full", None), (OURS, "full", None), (OURS, "snapkv", 40)]
+    assert ways == expected + [(PUBLISHED, "snapkv", 40)] * (rows == 1)
+    columns = {"measure", "shape", *COLUMNS["decode"]}
+    assert all(set(one) == columns for one in found)
+    assert {one["ms_per_token"] for one in found} == {1000 / 3}  # of this test's clock
+    assert {len(one["rounds_ms"]) for one in found} == {settings.rounds}
+    assert {one["tokens_per_s"] for one in found} == {3.0 * rows}
+    assert [one["speedup"] for one in found[:3]] == [None, 1.0, 1.0]
+    assert {one["against_transformers"] for one in found} == {1.0}
+    entry = 2 * 4 * loaded.shape.head_dim * loaded.shape.layers * loaded.shape.kv_heads * rows
+    kept = [96, 96, 40, 40]
+    assert [one["entry_bytes"] for one in found] == [entry * held for held in kept[: len(found)]]
+    assert all(one["slot_bytes"] >= one["entry_bytes"] + 3 * entry for one in found)
+    read = weights_read(loaded) + entry * (40 + 2)  # in the middle of three tokens
+    assert found[2]["limit_ms"] == pytest.approx(read / 2e6)
+
+
+def test_all_ways_compute_the_same_where_nothing_is_dropped(loaded, prompt, methods, monkeypatch):
+    bench = DecodeBench(loaded, prompt, [methods[0], make_method("snapkv", "budget=500"), methods[1]], 4)
+    monkeypatch.setattr(
+        decode, "make_decoder", lambda _, model, greedy: GraphDecoder(model, greedy, capture=False)
+    )
+    logits, forward = [], loaded.model.forward
+
+    def watched(*args, **kwargs):
+        output = forward(*args, **kwargs)
+        logits.append(output.logits[0, -1])
+        return output
+
+    monkeypatch.setattr(loaded.model, "forward", watched)
+    ways = [way for way in bench.ways(["eager", "graph"]) if way.place != 2]
+    for way in [*ways, Way(OURS, 2, "eager")]:
+        bench.decoding(way)()
+    first, *same, dropped = (torch.stack(logits[at : at + 4]) for at in range(0, len(logits), 4))
+    assert len(same) == 5
+    assert all(torch.allclose(one, first, atol=1e-5) for one in same)
+    assert not torch.allclose(dropped, first, atol=1e-5)
+
+
+def test_without_a_full_cache_transformers_reads_the_prompt_itself(loaded, prompt, methods):
+    with_full, alone = (DecodeBench(loaded, prompt, given, 2, rows=2) for given in (methods, methods[1:]))
+    left, right = with_full._dynamic(), alone._dynamic()
+    for one, other in zip(left.layers, right.layers, strict=True):
+        assert torch.equal(one.keys, other.keys)
+        assert torch.equal(one.values, other.values)
+
+
+def test_what_had_no_memory_says_so_and_the_others_go_on(loaded, prompt, methods, settings, monkeypatch):
+    def dynamic(self):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(DecodeBench, "_dynamic", dynamic)
+    first, *others = measure(loaded, prompt, methods, settings, 1, None, TOLD)
+    assert first["ms_per_token"] is None
+    assert "out of memory" in first["error"]
+    assert all(one["ms_per_token"] > 0 and one["limit_ms"] is None for one in others)
+    assert all(one["against_transformers"] is None for one in others)
+
+
+def test_weights_count_without_the_table_of_embeddings_and_the_vision_tower(loaded):
+    counted = weights_read(loaded)
+    model = loaded.model
+    left_out = sum(one.nbytes for name, one in model.named_parameters() if ".visual." in name)
+    tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    left_out += 0 if tied else model.get_input_embeddings().weight.nbytes
+    assert left_out > 0
+    assert counted == sum(one.nbytes for one in model.parameters()) - left_out
+
+
+def test_limits_are_bytes_at_the_bandwidth_of_a_copy():
+    found = limits(weights=3_000_000, cache=1_000_000, copy_gb_per_s=2.0, ms=8.0)
+    assert found == {"limit_ms": 2.0, "limit_share": 0.25, "weight_limit_share": 1.5 / 8}
