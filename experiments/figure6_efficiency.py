@@ -21,6 +21,7 @@ from sparsemm.results.efficiency_tables import lines, table_16k, to_csv, to_mark
 from sparsemm.results.figures_efficiency import draw_efficiency
 from sparsemm.results.files import write_atomically
 from sparsemm.results.verdicts import NOT_SUPPORTED, NOT_TESTED, SUPPORTED, Verdict
+from sparsemm.results.wandb_bench import BenchBoard
 
 CLAIM = BenchClaim(
     title="Figure 6: decoding speed and peak memory",
@@ -60,6 +61,18 @@ def draw(results: Sequence[Bench], folder: Path) -> list[Path]:
     write_atomically(folder / "figure6.csv", to_csv(shown))
     drawn = draw_efficiency(found, shapes, CLAIM.methods, paper, title, folder, "figure6")
     return [*drawn, folder / "figure6.md", folder / "figure6.csv"]
+
+
+def board(project: str, entity: str | None) -> BenchBoard:
+    """Return the figure's dashboard in W&B."""
+    return BenchBoard(
+        title=CLAIM.title,
+        sentence=CLAIM.sentence,
+        shapes=paper_shapes(),
+        methods=[(method, None if method == "full" else paper_budget()) for method in CLAIM.methods],
+        project=project,
+        entity=entity,
+    )
 
 
 def judge(results: Sequence[Bench]) -> list[Verdict]:

@@ -104,7 +104,8 @@ class CellFolder:
         import yaml
 
         try:
-            settings = yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
+            text = (self.path / "config.yaml").read_text(encoding="utf-8")
+            settings = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # ten times as fast
         except (OSError, ValueError, yaml.YAMLError):
             return {}
         return settings if isinstance(settings, dict) else {}

@@ -8,11 +8,16 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sparsemm.results.files import read_json, to_line, write_atomically
 
 LINES = ("model", "method", "budget", "rho", "task")  # of the parallel coordinates
 LOG = ("budget",)  # keys whose axis is logarithmic
+BOARDS = {"workspace": "wandb-workspace.json", "report": "wandb-report.json"}  # files
+AnyBoard = TypeVar("AnyBoard", bound=Any)  # a dataclass with `report`, `entity`, `workspace()` and `page()`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,23 +32,54 @@ class Board:
     project: str
     entity: str | None
 
+    def workspace(self) -> Any:
+        """Return wandb-workspaces' Workspace."""
+        return _workspace(self)
 
-def to_json(board: Board) -> dict[str, str]:
+    def page(self) -> Any:
+        """Return wandb-workspaces' Report."""
+        return _report(self)
+
+
+def to_json(board: AnyBoard) -> dict[str, str]:
     """Return {workspace, report} as the JSON that W&B stores; nothing is asked of the network."""
     with _silence():
         return {
-            "workspace": _workspace(board)._to_model().model_dump_json(by_alias=True, indent=1),
-            "report": _report(board)._to_model().model_dump_json(by_alias=True, indent=1),
+            "workspace": board.workspace()._to_model().model_dump_json(by_alias=True, indent=1),
+            "report": board.page()._to_model().model_dump_json(by_alias=True, indent=1),
         }
 
 
-def save(board: Board) -> dict[str, str]:
+def save(board: AnyBoard) -> dict[str, str]:
     """Save both in W&B and return their addresses; they show runs that arrive later too."""
+    import wandb
+
     with _silence():
-        workspace, report = _workspace(board), _report(board)
+        entity = board.entity or wandb.Api().default_entity  # a view has one, named or not
+        board = replace(board, entity=entity)
+        workspace, report = board.workspace(), board.page()
         workspace.save()
         report.save()
         return {"workspace": str(workspace.url), "report": str(report.url)}
+
+
+def save_once(board: AnyBoard, path: Path) -> str:
+    """Save the dashboards that are not in W&B yet; say where they are.
+
+    Args:
+        board: what they are about.
+        path: remembers what was saved.
+    """
+    known = read_json(path) or {}
+    key = f"{board.entity or ''}/{board.project}/{board.report}"
+    if key not in known:
+        try:
+            known[key] = save(board)
+        except Exception as error:
+            first = (str(error).splitlines() or [type(error).__name__])[0]
+            return f"\nW&B: the dashboards are not saved ({first}). The next report tries again."
+        write_atomically(path, to_line(known))
+    return "".join(f"\n{kind}: {address}" for kind, address in known[key].items())
 
 
 def _workspace(board: Board) -> Any:
@@ -91,13 +127,7 @@ def _report(board: Board) -> Any:
             f"Config('{key}') = '{_quoted(value)}'"
             for key, value in {"report": board.report, **wanted}.items()
         )
-        return wr.Runset(
-            entity=board.entity or "",
-            project=board.project,
-            name=name,
-            filters=filters,
-            groupby=["config.method"],
-        )
+        return wr.Runset(name=name, filters=filters, groupby=["config.method"])  # of the report's project
 
     blocks: list[Any] = [wr.P(board.sentence), wr.TableOfContents()]
     for model, task in board.places:
@@ -107,8 +137,6 @@ def _report(board: Board) -> Any:
             wr.PanelGrid(runsets=[runset(f"{task}, {model}", model=model, task=task)], panels=panels)
         )
     tables = wr.Runset(
-        entity=board.entity or "",
-        project=board.project,
         name="report",
         filters=f"Config('report') = '{_quoted(board.report)}' and JobType = 'report'",
     )

@@ -37,14 +37,16 @@ class RunContent:
     id: str
     name: str
     group: str
-    job_type: str  # cell | report
+    job_type: str  # cell | report | bench
     tags: tuple[str, ...]
     config: Mapping[str, Any]
     summary: Mapping[str, Any]
     samples: Sequence[tuple[int, tuple[Any, ...]]] = ()  # index of the sample, its row
     tables: Mapping[str, tuple[list[str], list[list[Any]]]] = field(default_factory=dict)
     curves: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    history: Sequence[Mapping[str, Any]] = ()  # points of a benchmark, by `prompt_tokens`
     fingerprint: str = ""
+    images_of: str = ""  # runs that share it have the same images
 
     @property
     def digest(self) -> str:
@@ -99,6 +101,7 @@ def cell_run(
         summary=summary,
         samples=[(int(record.get("index", 0)), _row(record)) for record in chosen],
         fingerprint=str(result["fingerprint"]),
+        images_of=json.dumps(result.get("identity", {}).get("task") or result["fingerprint"], sort_keys=True),
     )
 
 

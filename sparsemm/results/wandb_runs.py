@@ -22,6 +22,7 @@ from sparsemm.results.wandb_content import SAMPLE, RunContent
 from sparsemm.results.wandb_settings import Tracking, import_wandb
 
 IMAGE_SIDE = 512  # pixels
+MOST_IMAGES = 100  # kept in memory
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,10 @@ class Mirror:
             runs: of cells and of a report.
             images: of samples.
             head_maps: go to the report's run.
-            files: name -> file: the artifact of the report's run.
+            files: name -> file: the artifact of a report's or a benchmark's run.
         """
         state = Written(self.folder / "sparsemm.json")
+        small = Thumbnails(images)
         wandb, written = None, []
         try:
             for run in runs:
@@ -60,7 +62,7 @@ class Mirror:
                 if known and known["digest"] == run.digest and (self.folder / known["folder"]).is_dir():
                     continue
                 wandb = wandb or self._prepared()
-                folder = self._write(wandb, run, images, head_maps, files or {})
+                folder = self._write(wandb, run, small, head_maps, files or {})
                 if known and known["folder"] != folder.name:
                     shutil.rmtree(self.folder / known["folder"], ignore_errors=True)
                 state.put(key, {"digest": run.digest, "folder": folder.name})
@@ -81,7 +83,7 @@ class Mirror:
         self,
         wandb: Any,
         run: RunContent,
-        images: Images,
+        images: Thumbnails,
         head_maps: Sequence[HeadMap],
         files: Mapping[str, Path],
     ) -> Path:
@@ -115,7 +117,7 @@ class Mirror:
         with tempfile.TemporaryDirectory() as aside:
             logged: dict[str, Any] = {}
             if run.samples:
-                rows = [self._sample(wandb, run.fingerprint, images, *one) for one in run.samples]
+                rows = [_sample(wandb, images.of(run, index), row) for index, row in run.samples]
                 logged["samples"] = wandb.Table(columns=list(SAMPLE), data=rows)
             for key, (columns, rows) in run.tables.items():
                 logged[key] = wandb.Table(columns=columns, data=rows, allow_mixed_types=True)
@@ -133,28 +135,54 @@ class Mirror:
                     file.write_bytes(one.light)
                     logged[f"heads/{one.model}"] = wandb.Image(str(file), caption=one.caption)
             started.log({**{key: run.summary[key] for key in run.summary}, **logged}, step=0)
+            if run.history:
+                started.define_metric("prompt_tokens")
+                started.define_metric("*", step_metric="prompt_tokens")
+            for step, point in enumerate(run.history, 1):
+                started.log(dict(point), step=step)
             started.summary.update(dict(run.summary))
-            if run.job_type == "report" and files:
-                artifact = wandb.Artifact(run.id, type="report", metadata={"report": run.group})
+            if run.job_type in ("report", "bench") and files:
+                artifact = wandb.Artifact(run.id, type=run.job_type, metadata={"report": run.group})
                 for name, file in files.items():
                     artifact.add_file(str(file), name=name)
                 started.log_artifact(artifact)
             started.finish()
         return folder
 
-    def _sample(
-        self, wandb: Any, fingerprint: str, images: Images, index: int, row: tuple[Any, ...]
-    ) -> list[Any]:
-        values = dict(zip(SAMPLE, row, strict=True))
+
+def _sample(wandb: Any, image: Any, row: tuple[Any, ...]) -> list[Any]:
+    values = dict(zip(SAMPLE, row, strict=True))
+    if image is not None:
+        values["image"] = wandb.Image(image, file_type="jpg")
+    return list(values.values())
+
+
+class Thumbnails:
+    """Small images of samples; the cells of a task share them."""
+
+    def __init__(self, images: Images) -> None:
+        self.images = images
+        self._known: dict[tuple[str, int], Any] = {}
+
+    def of(self, run: RunContent, index: int) -> Any:
+        """Return the first image of a sample; None where it is not at hand: the page says why."""
+        key = (run.images_of, index)
+        if key not in self._known:
+            if len(self._known) >= MOST_IMAGES:
+                self._known.clear()
+            self._known[key] = self._made(run.fingerprint, index)
+        return self._known[key]
+
+    def _made(self, fingerprint: str, index: int) -> Any:
         try:
-            found = list(images(fingerprint, index))[:1]
-        except Exception:  # a copy must not fail where data is not at hand; the page says why
-            found = []
-        if found:
-            small = found[0].convert("RGB")
-            small.thumbnail((IMAGE_SIDE, IMAGE_SIDE))
-            values["image"] = wandb.Image(small, file_type="jpg")
-        return list(values.values())
+            found = list(self.images(fingerprint, index))[:1]
+        except Exception:  # a copy must not fail where data is not at hand
+            return None
+        if not found:
+            return None
+        small = found[0].convert("RGB")
+        small.thumbnail((IMAGE_SIDE, IMAGE_SIDE))
+        return small
 
 
 class Written:

@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from sparsemm.results.files import read_json, to_line, write_atomically
+from sparsemm.results.files import write_atomically
 from sparsemm.results.page import Material
 from sparsemm.results.store import Store
 from sparsemm.results.tables import Claim, build_tables, missing_labels
-from sparsemm.results.wandb_boards import Board, save, to_json
+from sparsemm.results.wandb_bench import bench_run
+from sparsemm.results.wandb_boards import BOARDS, Board, save_once, to_json
 from sparsemm.results.wandb_content import cell_run, report_run
 from sparsemm.results.wandb_runs import Mirror
 from sparsemm.results.wandb_settings import Tracking
@@ -23,7 +23,6 @@ from sparsemm.sweep.published import Published
 from sparsemm.sweep.status import Labels, Subject
 
 Results = list[dict[str, Any]]
-BOARDS = {"workspace": "wandb-workspace.json", "report": "wandb-report.json"}
 FILES = ("table.md", "table.csv", "table.tex", "figure.png", "figure.svg", "page.html")
 
 
@@ -106,6 +105,8 @@ class Reporting:
         whole = report_run(name, heading, tables, found, missing, tracking.suffix)
         files = {file: folder / file for file in FILES if (folder / file).is_file()}
         written += mirror.write([whole], material.images, material.head_maps, files)
+        benches = [bench_run(bench, tracking.suffix) for bench in material.benches]
+        written += mirror.write({run.id: run for run in benches}.values(), material.images)  # the newest
         board = Board(
             report=name,
             title=heading,
@@ -117,21 +118,10 @@ class Reporting:
         )
         for kind, text in to_json(board).items():
             write_atomically(folder / BOARDS[kind], text + "\n")
-        said = f"W&B: {len(written)} of {len(found) + 1} runs are new or changed, in {mirror.folder}"
+        total = len(found) + 1 + len({run.id for run in benches})
+        said = f"W&B: {len(written)} of {total} runs are new or changed, in {mirror.folder}"
         if tracking.mode == "offline":
             return f"{said}\nSend them where there is internet: sparsemm sync"
-        return f"{said}\n{sync(mirror.folder)}{_saved(board, mirror.folder / 'boards.json')}"
-
-
-def _saved(board: Board, path: Path) -> str:
-    """Save the dashboards that are not in W&B yet; say where they are."""
-    known = read_json(path) or {}
-    key = f"{board.entity or ''}/{board.project}/{board.report}"
-    if key not in known:
-        try:
-            known[key] = save(board)
-        except Exception as error:
-            first = (str(error).splitlines() or [type(error).__name__])[0]
-            return f"\nW&B: the dashboards are not saved ({first}). The next report tries again."
-        write_atomically(path, to_line(known))
-    return "".join(f"\n{kind}: {address}" for kind, address in known[key].items())
+        sent = sync(mirror.folder)
+        saved = "" if sent.failed else save_once(board, mirror.folder / "boards.json")  # a cut line stays cut
+        return f"{said}\n{sent}{saved}"

@@ -1,10 +1,9 @@
-"""W&B without W&B: its offline files read back, and a server on this machine that speaks its protocol."""
+"""W&B without W&B: a server on this machine that speaks its protocol."""
 
 from __future__ import annotations
 
 import json
 import re
-import struct
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -18,94 +17,7 @@ from PIL import Image
 from sparsemm.results.store import Store
 from sparsemm.results.wandb_runs import Mirror
 from sparsemm.results.wandb_settings import Tracking
-
-SECRET = "secret-7f3a9c51d2e84b60"
-BLOCK = 32768  # LevelDB's log format, as .wandb files have it, behind a header of 7 bytes
-
-
-def records_of(file: Path) -> Iterator[Any]:
-    """The protobuf records of a .wandb file."""
-    from wandb.proto.wandb_internal_pb2 import Record
-
-    data, place, parts = file.read_bytes(), 7, b""
-    while place + 7 <= len(data):
-        if BLOCK - place % BLOCK < 7:
-            place += BLOCK - place % BLOCK
-            continue
-        _, length, kind = struct.unpack("<IHB", data[place : place + 7])
-        if kind == 0:
-            break
-        parts += data[place + 7 : place + 7 + length]
-        place += 7 + length
-        if kind in (1, 4):  # full, or last of several
-            record = Record()
-            record.ParseFromString(parts)
-            parts = b""
-            yield record
-
-
-@dataclass
-class ReadRun:
-    """A run as its offline file has it."""
-
-    folder: Path
-    id: str = ""
-    name: str = ""
-    group: str = ""
-    job_type: str = ""
-    project: str = ""
-    tags: list[str] = field(default_factory=list)
-    config: dict[str, Any] = field(default_factory=dict)
-    summary: dict[str, Any] = field(default_factory=dict)
-    history: dict[str, Any] = field(default_factory=dict)
-    artifacts: list[Any] = field(default_factory=list)
-
-    def table(self, key: str) -> dict[str, Any]:
-        """Columns and data of a table, as the artifact has them that goes with it."""
-        assert (self.folder / "files" / self.history[key]["path"]).is_file()
-        return json.loads(self.staged(f"{key}.table.json").read_bytes())
-
-    def staged(self, path: str) -> Path:
-        """What an artifact of the run has at this path."""
-        found = {one.path: one for artifact in self.artifacts for one in artifact.manifest.contents}
-        return Path(found[path].local_path)
-
-
-def read_run(folder: Path) -> ReadRun:
-    """Everything that a run's folder says."""
-    (file,) = folder.glob("run-*.wandb")
-    run = ReadRun(folder)
-    for record in records_of(file):
-        kind = record.WhichOneof("record_type")
-        if kind == "run":
-            found = record.run
-            run.id, run.name, run.group, run.job_type = (
-                found.run_id,
-                found.display_name,
-                found.run_group,
-                found.job_type,
-            )
-            run.project, run.tags = found.project, list(found.tags)
-            run.config |= {item.key: json.loads(item.value_json) for item in found.config.update}
-        elif kind == "config":
-            run.config |= {item.key: json.loads(item.value_json) for item in record.config.update if item.key}
-        elif kind == "summary":
-            for item in record.summary.update:
-                run.summary[item.key or "/".join(item.nested_key)] = json.loads(item.value_json)
-        elif kind == "history":
-            for item in record.history.item:
-                *above, last = [item.key] if item.key else item.nested_key
-                place = run.history
-                for key in above:
-                    place = place.setdefault(key, {})
-                place[last] = json.loads(item.value_json)
-        elif kind == "artifact" or (
-            kind == "request" and record.request.WhichOneof("request_type") == "log_artifact"
-        ):
-            run.artifacts.append(
-                record.artifact if kind == "artifact" else record.request.log_artifact.artifact
-            )
-    return run
+from tests.results.tracking.offline import ReadRun, read_run
 
 
 @pytest.fixture
@@ -120,6 +32,9 @@ def read() -> Callable[[Path], dict[str, ReadRun]]:
     return runs
 
 
+VIEWERS = ("Viewer", "DefaultEntity", "GetDefaultEntity", "SyncViewer")  # queries for who is logged in
+
+
 @dataclass
 class Server:
     """A W&B of our own. `down` cuts the line; `deleted` ids are refused as W&B refuses them."""
@@ -130,6 +45,7 @@ class Server:
     uploads: dict[str, bytes] = field(default_factory=dict)
     artifacts: list[dict[str, Any]] = field(default_factory=list)
     upserts: list[str] = field(default_factory=list)
+    views: list[dict[str, Any]] = field(default_factory=list)  # workspaces and reports
     operations: list[str] = field(default_factory=list)
     seen: bytearray = field(default_factory=bytearray)
     down: bool = False
@@ -161,7 +77,18 @@ class Server:
             bucket = {"id": f"id-{run}", "name": run, "displayName": run, "description": "", "config": None}
             bucket |= {"sweepName": None, "project": project, "historyLineCount": 0}
             return {"upsertBucket": {"bucket": bucket, "inserted": True}}
-        if "viewer" in query.lower() and name in ("Viewer", "DefaultEntity", "SyncViewer"):
+        if "upsertView(" in query:
+            self.views.append(values)
+            view = {"id": f"view-{len(self.views)}", "name": values["name"], "spec": values["spec"]}
+            view |= {"displayName": values["displayName"], "description": values["description"]}
+            view |= {"project": {"id": "1", "name": values["projectName"], "entityName": "me"}}
+            return {"upsertView": {"view": view, "inserted": True}}
+        if "models(" in query:
+            page = {"__typename": "PageInfo", "endCursor": None, "hasNextPage": False}
+            return {"models": {"pageInfo": page, "edges": []}}
+        if "upsertModel(" in query:
+            return {"result": {"project": None, "model": None, "inserted": True}}
+        if "viewer" in query.lower() and name in VIEWERS:
             return {
                 "viewer": {"id": "1", "entity": "me", "username": "me", "flags": "{}", "teams": {"edges": []}}
             }

@@ -14,6 +14,7 @@ from sparsemm.cli import run
 from sparsemm.results.tables import Claim
 from sparsemm.results.wandb_boards import Board, to_json
 from sparsemm.sweep.claims import experiment_claim
+from tests.results.tracking.offline import runs_like_the_store
 
 pytest.importorskip("wandb", reason='needs wandb: pip install "sparsemm[wandb]"')
 pytest.importorskip("wandb_workspaces", reason='needs wandb-workspaces: pip install "sparsemm[wandb]"')
@@ -62,18 +63,37 @@ def test_a_sweep_is_in_wandb_offline_completely_and_once(sweep, tmp_path, read: 
 def test_a_line_that_is_cut_costs_no_cell_and_the_next_report_completes_wandb(
     sweep, tmp_path, server, capsys, monkeypatch
 ):
-    monkeypatch.setattr("sparsemm.results.wandb_sync.LIMIT_S", 6.0)
+    monkeypatch.setattr("sparsemm.results.wandb_sync.LIMIT_S", 4.0)
     server.down_after = 1
     assert run(["run", *sweep, "tracking=online"]) == 0
     said = capsys.readouterr()
     assert len(_results(tmp_path / "outputs")) == 2
     assert (said.out + said.err).count("could not be sent") == 1
+    assert not server.views
     server.down, server.down_after = False, None
+    monkeypatch.setattr("sparsemm.results.wandb_sync.LIMIT_S", 60.0)
     assert run(["sync"]) == 0
     assert set(server.runs) >= set(_results(tmp_path / "outputs")) and len(server.runs) == 3
     capsys.readouterr()
     assert run(["report", "tracking=online"]) == 0
-    assert "W&B: sent 0 runs; 3 were there." in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "W&B: sent 0 runs; 3 were there." in out
+    assert f"workspace: {server.url}/me/sparsemm?nw=" in out and f"report: {server.url}/me/sparsemm/" in out
+    assert [view["type"] for view in server.views] == ["project-view", "runs"]
+    assert {(view["entityName"], view["projectName"]) for view in server.views} == {("me", "sparsemm")}
+    assert run(["report", "tracking=online"]) == 0
+    assert len(server.views) == 2, "dashboards are saved once"
+
+
+def test_the_quickstart_is_in_wandb_offline_completely(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["sparsemm"])
+    small = ["task.limit=2", "engine.device=cpu", "tracking=offline", "tracking.samples=2"]
+    assert run(["run", "+experiment=quickstart", *small]) == 0
+    cells, report = runs_like_the_store(tmp_path / "outputs")
+    assert len(cells) == 55
+    assert report.summary["cells"] == 55 and report.summary["cells_missing"] == 0
+    assert "heads/tiny" in report.history
 
 
 def test_no_key_stops_the_run_before_any_work(sweep, tmp_path, monkeypatch, capsys):
@@ -95,8 +115,10 @@ def test_whatever_wandb_does_the_report_is_written(sweep, tmp_path, monkeypatch,
     assert list(tmp_path.glob("outputs/reports/*/page.html"))
 
 
+@pytest.mark.parametrize("entity", [None, "team"])
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_every_experiment_has_dashboards(name):
+def test_every_experiment_has_dashboards(name, entity, monkeypatch):
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nobody is asked
     claim = experiment_claim(name)
     board = Board(
         report=name,
@@ -105,7 +127,7 @@ def test_every_experiment_has_dashboards(name):
         key=claim.columns,
         places=[("qwen2_vl_7b", "docvqa"), ("tiny", "it's")],
         project="p",
-        entity=None,
+        entity=entity,
     )
     found = {kind: json.loads(text) for kind, text in to_json(board).items()}
     for one in found.values():

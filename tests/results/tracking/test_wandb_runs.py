@@ -136,7 +136,7 @@ def test_a_run_that_changed_is_sent_again_under_its_id(grid, store, mirror, imag
 def test_what_a_cut_line_keeps_back_goes_up_later(grid, store, mirror, images, server):
     mirror.write(contents(grid, store)[:3], images)
     server.down = True
-    cut = sync(mirror.folder, limit_s=8)
+    cut = sync(mirror.folder, limit_s=4)
     assert cut.sent == () and len(cut.failed) == 3
     assert "3 runs could not be sent:" in str(cut) and "`sparsemm sync`" in str(cut)
     server.down = False

@@ -1,0 +1,100 @@
+"""Speed and memory in W&B: runs of their own, with the benchmark's values, and Figure 6's dashboard."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from sparsemm.experiments.figure6_efficiency import board, draw
+
+from sparsemm.results.efficiency import paper_shapes
+from sparsemm.results.wandb_bench import bench_run, track
+from sparsemm.results.wandb_boards import BOARDS, to_json
+from sparsemm.results.wandb_settings import Tracking
+
+pytest.importorskip("wandb", reason='needs wandb: pip install "sparsemm[wandb]"')
+pytest.importorskip("wandb_workspaces", reason='needs wandb-workspaces: pip install "sparsemm[wandb]"')
+MODEL = "llava_next_vicuna_7b"
+OFFLINE = Tracking(mode="offline", project="p", entity=None, samples=4, suffix="")
+
+
+@pytest.fixture
+def measured(bench, tmp_path) -> Path:
+    """<store>/bench with a bench.json and the figure."""
+    out = tmp_path / "outputs" / "bench"
+    content = bench(MODEL, (2048, 32768), gpu=True)
+    content["settings"]["out"] = "/home/someone/bench"
+    draw([content], out)
+    (out / "bench.json").write_text(json.dumps(content))
+    return out
+
+
+def test_a_benchmark_is_one_run_with_the_values_of_its_file(measured, read):
+    said = track(measured, OFFLINE)
+    assert said.startswith("W&B: 1 of 1 runs are new or changed")
+    content = json.loads((measured / "bench.json").read_text())
+    (run,) = read(measured.parent / "wandb").values()
+    assert (run.job_type, run.group, run.project) == ("bench", "bench", "p")
+    assert run.config["machine"] == content["machine"] and run.config["shapes"] == [MODEL]
+    assert "/home/someone" not in json.dumps(run.config)
+    table = run.table("results")
+    lines = [dict(zip(table["columns"], line, strict=True)) for line in table["data"]]
+    assert len(lines) == len(content["results"]) == 16
+    for line, result in zip(lines, content["results"], strict=True):
+        for key, value in result.items():
+            assert line[key] == (json.dumps(value) if isinstance(value, list) else value)
+    points = [one for one in run.points if "prompt_tokens" in one]
+    assert [one["prompt_tokens"] for one in points] == [2048, 32768]
+    for point in points:
+        assert point[f"{MODEL}/ms_per_token/sparsemm_256_graph"] == 5.0
+        assert point[f"{MODEL}/peak_gb/full"] == 30.0
+    (artifact,) = [one for one in run.artifacts if one.type == "bench"]
+    assert {"bench.json", "figure6.png", "figure6.csv"} <= {one.path for one in artifact.manifest.contents}
+    assert track(measured, OFFLINE).startswith("W&B: 0 of 1 runs are new or changed")
+
+
+def test_measuring_again_updates_the_run_and_another_machine_has_its_own(bench):
+    one = bench_run(bench(MODEL, (2048,), gpu=True))
+    again = bench_run(bench(MODEL, (2048,), gpu=True, ms=7.0, when="2027-01-01T00:00:00+00:00"))
+    other = bench_run(bench(MODEL, (2048,), gpu=True, device="another"))
+    assert one.id == again.id != other.id and one.digest != again.digest
+    assert bench_run(bench(MODEL, (2048,), gpu=True), "again").id == f"{one.id}-again"
+
+
+def test_the_figures_dashboard_shows_what_its_runs_log(bench):
+    made = board(project="p", entity=None)
+    found = {kind: json.loads(text) for kind, text in to_json(made).items()}
+    logged = {
+        key
+        for shape in paper_shapes()
+        for point in bench_run(bench(shape, (2048,), gpu=True)).history
+        for key in point
+    }
+    for one in found.values():
+        spec = json.dumps(one)
+        assert [key for key in logged if key not in spec] == []
+    assert found["report"]["displayName"] == made.title
+
+
+def test_online_the_run_is_sent_and_the_dashboard_saved_once(measured, server):
+    online = replace(OFFLINE, mode="online")
+    made = board(project="p", entity=None)
+    said = track(measured, online, made)
+    assert "W&B: sent 1 run" in said and f"workspace: {server.url}/me/p?nw=" in said
+    (run,) = server.runs
+    assert server.runs[run]["jobType"] == "bench"
+    assert server.summary(run)[f"{MODEL}/peak_gb/full"] == 30.0
+    assert [view["displayName"] for view in server.views] == [f"sparsemm: {made.report}", made.title]
+    assert {name for name in BOARDS.values() if (measured / name).is_file()} == set(BOARDS.values())
+    assert "sent 0 runs; 1 were there" in track(measured, online, made)
+    assert len(server.views) == 2
+
+
+def test_whatever_wandb_does_the_files_stay(measured, monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("no space\nleft")
+
+    monkeypatch.setattr("sparsemm.results.wandb_runs.Mirror.write", broken)
+    assert "W&B: no copy (RuntimeError: no space)" in track(measured, OFFLINE)
