@@ -135,9 +135,8 @@ class Mirror:
                     file.write_bytes(one.light)
                     logged[f"heads/{one.model}"] = wandb.Image(str(file), caption=one.caption)
             started.log({**{key: run.summary[key] for key in run.summary}, **logged}, step=0)
-            if run.history:
-                started.define_metric("prompt_tokens")
-                started.define_metric("*", step_metric="prompt_tokens")
+            for section in sorted({key.partition("/")[0] for point in run.history for key in point}):
+                started.define_metric(f"{section}/*", step_metric="prompt_tokens", step_sync=False)
             for step, point in enumerate(run.history, 1):
                 started.log(dict(point), step=step)
             started.summary.update(dict(run.summary))
