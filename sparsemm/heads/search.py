@@ -81,6 +81,7 @@ def find_heads(
     git: dict[str, object] | None = None,
     shard: Shard = (0, 1),
     progress: Progress = in_silence,
+    stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any] | None:
     """Search the visual heads of a model and write them to `out`.
 
@@ -96,9 +97,10 @@ def find_heads(
         git: commit and dirty flag of the code, for the file.
         shard: which of how many jobs this is; the one that ends last writes the file.
         progress: shows it, given all samples and those that are done.
+        stop: asked before every sample; where it says so, the search ends there.
 
     Returns:
-        The content of the file; None where other shards have samples to do.
+        The content of the file; None where it was stopped, or other shards have samples to do.
 
     Raises:
         ValueError: no samples, data that cannot be read, partial results of another search beside `out`, or
@@ -130,6 +132,8 @@ def find_heads(
         loaded = load()
         with progress(len(mine), len(mine) - len(todo)) as bar:
             for index in todo:
+                if stop():
+                    return None
                 sample = source.sample(index)
                 scored = score_sample(loaded, sample, source)
                 partial.add(Found(index, sample.id, scored.image, scored.counts, scored.scores))

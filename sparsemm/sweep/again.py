@@ -5,13 +5,16 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from sparsemm.paths import resolve
 from sparsemm.results.files import read_json
 from sparsemm.results.store import Store
 from sparsemm.sweep import slurm
 from sparsemm.sweep.cells import Cell
 from sparsemm.sweep.errors import UnusableConfiguration
+from sparsemm.sweep.head_files import head_files
 from sparsemm.sweep.jobs import JOB_FIELDS
 from sparsemm.sweep.plan import count
+from sparsemm.sweep.search import Search
 from sparsemm.sweep.status import Labels, read_status
 from sparsemm.sweep.submitted import Submissions
 
@@ -72,6 +75,17 @@ def cells_of(store: Store, fingerprints: Collection[str]) -> list[Cell]:
             f"retry: {count(len(missing), 'cell')} were never in a job. Run the sweep's command again."
         )
     return [found[name] for name in fingerprints]
+
+
+def searches_of(store: Store, cells: Sequence[Cell]) -> list[Search]:
+    """The newest head searches for the scores that cells wait for, as they were submitted."""
+    missing = {file for cell in cells for file in head_files(cell.settings) if not resolve(file).is_file()}
+    found = dict[str, Search]()
+    for file in _newest(store) if missing else ():
+        asked = (read_json(file) or {}).get("search")
+        if asked and asked["out"] in missing - found.keys():
+            found[asked["out"]] = Search(**{**asked, "shard": (0, 1)})
+    return list(found.values())
 
 
 def _newest(store: Store) -> Iterable[Path]:

@@ -16,7 +16,7 @@ from sparsemm.heads.files import check_model, read_head_file
 from sparsemm.needs import Need
 from sparsemm.paths import absolute, resolve
 from sparsemm.sweep.digests import canonical, digest, file_digest
-from sparsemm.sweep.head_files import head_files
+from sparsemm.sweep.head_files import files_in, head_files
 from sparsemm.sweep.labels import distinct_labels, label
 from sparsemm.sweep.smoke import smoke_settings
 
@@ -62,6 +62,21 @@ class CellMaker:
         """
         if settings["smoke"]:
             settings = smoke_settings(settings)
+        _check_values(settings)
+        return self._cell(settings)
+
+    def again(self, settings: Settings) -> Cell:
+        """The cell of a job file's settings, with the head scores that are there now.
+
+        Raises:
+            ValueError: scores that it cannot use, or something is missing.
+        """
+        cell = self._cell(settings)
+        if cell.needs:
+            raise ValueError(str(cell.needs[0]))
+        return cell
+
+    def _cell(self, settings: Settings) -> Cell:
         self._texts = {id(settings[name]): canonical(settings[name]) for name in SECTIONS}
         needs = self._needs(settings)
         self._check(settings, needs)
@@ -77,7 +92,6 @@ class CellMaker:
         )
 
     def _needs(self, settings: Settings) -> tuple[Need, ...]:
-        _check_values(settings)
         sections = [self._texts[id(settings[name])] for name in SECTIONS if name != "method"]
         self._once("settings", sections, lambda: check_settings(settings))
         model = self._once("model needs", settings["model"], lambda: build_model(settings).needs())
@@ -97,7 +111,8 @@ class CellMaker:
             shape = self._once("shape", settings["model"], lambda: model.shape())
         if not kinds & TASK_NEEDS:
             self._once("task", settings["task"], lambda: _checked(build_task(settings)))
-        method = self._method(settings, blind="heads" in kinds)
+        blind = any(not resolve(file).is_file() for file in files_in(settings["allocator"]))
+        method = self._method(settings, blind)
         if not kinds & {"heads", "weights"}:
             for file in head_files(settings):
                 self._once(

@@ -4,7 +4,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from sparsemm.results.files import create_exclusively, read_json, storage_error, write_atomically
 from sparsemm.results.store import Store
+from sparsemm.sweep.awaiting import SUFFIX, ready, renamed
 from sparsemm.sweep.cells import Cell, CellMaker
 from sparsemm.sweep.code import changes, git_diff, git_state
 from sparsemm.sweep.compose import plain_settings
 from sparsemm.sweep.digests import canonical, digest
 from sparsemm.sweep.errors import CellsFailed, UnusableConfiguration
+from sparsemm.sweep.head_files import head_files
 from sparsemm.sweep.prerequisites import require
 from sparsemm.sweep.search import Search
 
@@ -73,7 +75,11 @@ def group_into_jobs(cells: Iterable[Cell]) -> list[list[Cell]]:
 
 
 def write_jobs(
-    store: Store, sweep: SweepRecord, jobs: Sequence[Sequence[Cell]], shards: int | Sequence[int] = 1
+    store: Store,
+    sweep: SweepRecord,
+    jobs: Sequence[Sequence[Cell]],
+    shards: int | Sequence[int] = 1,
+    searched: Sequence[str] = (),
 ) -> list[Path]:
     """Write sweep.json, the code's difference to its commit, and one file per job and shard.
 
@@ -82,6 +88,7 @@ def write_jobs(
         sweep: what was asked for.
         jobs: cells of each.
         shards: in how many parts the samples of every job are split, or of each.
+        searched: head-score files that are being searched for; jobs whose cells read one wait for it.
 
     Raises:
         FileExistsError: another sweep has this id.
@@ -95,7 +102,7 @@ def write_jobs(
         (cells, (shard, number)) for cells, number in zip(jobs, split, strict=True) for shard in range(number)
     ]
     return [
-        write_job(store, sweep.id, number, cells, sweep.git, shard)
+        write_job(store, sweep.id, number, cells, sweep.git, shard, _reads(cells, searched))
         for number, (cells, shard) in enumerate(parts)
     ]
 
@@ -107,9 +114,23 @@ def write_job(
     cells: Sequence[Cell],
     git: dict[str, Any],
     shard: tuple[int, int] = (0, 1),
+    awaits: Sequence[str] = (),
 ) -> Path:
-    """Write one job file, which is never changed; `shard`: which of how many parts of the samples."""
-    path = store.sweeps / sweep / "jobs" / f"{number}.json"
+    """Write one job file, which is never changed.
+
+    Args:
+        store: where to.
+        sweep: its id.
+        number: of the job.
+        cells: what it runs.
+        git: the code that it is submitted with.
+        shard: which of how many parts of the samples.
+        awaits: head-score files that are not there yet.
+
+    Raises:
+        FileExistsError: the sweep has this job.
+    """
+    path = store.sweeps / sweep / "jobs" / f"{number}{SUFFIX if awaits else '.json'}"
     entries = [{name: getattr(cell, name) for name in JOB_FIELDS} for cell in cells]
     job = {
         "sweep": sweep,
@@ -118,22 +139,36 @@ def write_job(
         "store": str(store.root),
         "cells": entries,
         "git": git,
+        **({"awaits": list(awaits)} if awaits else {}),
     }
     _create(path, job)
     return path
 
 
-def write_search(store: Store, sweep: str, number: int, search: Search, git: dict[str, Any]) -> Path:
-    """Write the job file of one head search."""
-    path = store.sweeps / sweep / "jobs" / f"search-{number}.json"
-    _create(path, {"sweep": sweep, "job": f"search-{number}", "search": asdict(search), "git": git})
-    return path
+def write_searches(
+    store: Store, sweep: str, searches: Sequence[Search], git: dict[str, Any], cells: Sequence[Cell] = ()
+) -> list[Path]:
+    """Write the job files of (parts of) head searches; `cells`: that may wait for them."""
+    written = []
+    for number, search in enumerate(searches):
+        path = store.sweeps / sweep / "jobs" / f"search-{number}.json"
+        waiting = [cell.fingerprint for cell in cells if _reads([cell], [search.out])]
+        job = {"sweep": sweep, "job": f"search-{number}", "search": asdict(search), "git": git}
+        _create(path, {**job, "awaited_by": waiting})
+        written.append(path)
+    return written
+
+
+def _reads(cells: Sequence[Cell], files: Sequence[str]) -> list[str]:
+    """Those of some head-score files that the cells read."""
+    return sorted({file for cell in cells for file in head_files(cell.settings)} & set(files))
 
 
 def last_sweep(store: Store) -> SweepRecord | None:
     """The sweep that was started last."""
     found = (SweepRecord.of(read_json(path)) for path in store.sweeps.glob("*/sweep.json"))
-    return max(filter(None, found), key=lambda record: record.created, default=None)
+    last = max(filter(None, found), key=lambda record: record.created, default=None)
+    return last and replace(last, cells=renamed(store.sweeps / last.id, last.cells))
 
 
 def labels_of(store: Store, experiment: str) -> dict[str, dict[str, Any]]:
@@ -143,7 +178,7 @@ def labels_of(store: Store, experiment: str) -> dict[str, dict[str, Any]]:
     return {
         entry["fingerprint"]: entry["label"]
         for record in sorted(records, key=lambda record: record.created)
-        for entry in record.cells
+        for entry in renamed(store.sweeps / record.id, record.cells)
     }
 
 
@@ -181,12 +216,26 @@ def run_file(path: Path, stop: Callable[[], bool] = lambda: False, job_id: str =
     from sparsemm.sweep.worker import run_job
 
     job = read_json(path) or {}
+    if job.get("awaits"):
+        path = _known_cells(path, job)
     if changed := changes(job.get("git") or {}, git_state()):
         print(f"{path}: the code changed since submission: {changed}.", file=sys.stderr)
     if "search" not in job:
         return run_job(path, stop=stop, job_id=job_id)
-    Search(**job["search"]).run(job["git"])
+    Search(**job["search"]).run(job["git"], stop)
     return 0
+
+
+def _known_cells(path: Path, job: dict[str, Any]) -> Path:
+    """The job file of cells whose head search has ended; what is wrong with the scores belongs to each."""
+    try:
+        if file := ready(path):
+            return file
+        raise ValueError(f"{', '.join(job['awaits'])}: not there, though the head search has ended.")
+    except ValueError as error:
+        for entry in job["cells"]:
+            Store(Path(job["store"])).cell(entry["fingerprint"]).write_failure(str(error))
+        raise
 
 
 def is_search(path: Path) -> bool:

@@ -15,10 +15,12 @@ from hydra.core.utils import JobReturn, JobStatus
 from sparsemm.config import check_target
 from sparsemm.results.store import Store
 from sparsemm.sweep import slurm
+from sparsemm.sweep.arrays import arrays
 from sparsemm.sweep.errors import CellsFailed, UnusableConfiguration
 from sparsemm.sweep.plan import count
 from sparsemm.sweep.slurm_job import SlurmTask
-from sparsemm.sweep.submitted import Job, Part, Submission, Submitted, jobs_of, states
+from sparsemm.sweep.submission import Part, Submission
+from sparsemm.sweep.submitted import Submitted, jobs_of, states
 
 _KEY = "hydra.launcher"
 MOST = 1000  # jobs of one array: their files lie in one folder
@@ -71,8 +73,11 @@ class SlurmParameters:
         check_target(_KEY, {"_target_": f"{cls.__module__}.{cls.__name__}", **given})
         return cls(**given)
 
-    def for_submitit(self, name: str) -> dict[str, Any]:
-        """Parameters of submitit's SLURM executor."""
+    def for_submitit(self, name: str, after: Sequence[str] = ()) -> dict[str, Any]:
+        """Parameters of submitit's SLURM executor for jobs that wait for others to end well."""
+        waits = {"dependency": f"afterok:{':'.join(after)}", "kill-on-invalid-dep": "yes"} if after else {}
+        if after and self.sbatch.get("dependency"):
+            waits["dependency"] += f",{self.sbatch['dependency']}"
         optional = {
             "partition": self.partition,
             "account": self.account,
@@ -80,7 +85,7 @@ class SlurmParameters:
             "mem": f"{int(self.mem_gb * 1024)}MB" if self.mem_gb else None,
             "gpus_per_node": self.gpus or None,
             "exclusive": self.exclusive or None,
-            "additional_parameters": {"requeue": True, **self.sbatch},
+            "additional_parameters": {"requeue": True, **self.sbatch, **waits},
         }
         return {
             "job_name": name,
@@ -144,28 +149,24 @@ def launch(parameters: SlurmParameters, folder: Path, overrides: Sequence[Sequen
             f"output={folder.parents[1]}: SLURM takes % in a log path for a pattern. Give another output."
         )
     files = [_job_file(one) for one in overrides]
-    step = parameters.workers
-    jobs = [Job.of(files[start : start + step]) for start in range(0, len(files), step)]
-    most = min(slurm.max_array(), MOST)
-    parts = [
-        Part(f"{folder.name}.{number}", folder / "slurm" / str(number), tuple(jobs[start : start + most]))
-        for number, start in enumerate(range(0, len(jobs), most))
-    ]
+    parts = arrays(folder, files, parameters.workers, min(slurm.max_array(), MOST))
     submission = Submission(folder, time.time(), tuple(parts))
     submission.write()
     for number, part in enumerate(parts):
         try:
-            submission = submission.with_id(number, _submit(parameters, part))
+            before = [submission.parts[one].id or "" for one in part.after]
+            submission = submission.with_id(number, _submit(parameters, part, before))
         except _Refused as error:
             if not number:
                 raise UnusableConfiguration(f"Nothing was submitted. {error}") from error
             left = sum(len(one.jobs) for one in parts[number:])
             raise CellsFailed(
-                f"{left} of {len(jobs)} jobs were not submitted. {error} "
+                f"{left} of {sum(len(one.jobs) for one in parts)} jobs were not submitted. {error} "
                 "Run the same command again later: what is in the queue is left out."
             ) from error
         submission.write()
-        jobs_of_part = count(len(part.jobs), "job")
+        what = "head search, " if part.search else ""
+        jobs_of_part = what + count(len(part.jobs), "job") + "".join(f", after {one}" for one in before)
         print(f"SLURM {submission.parts[number].id}: {jobs_of_part}, logs in {part.folder}", flush=True)
     failed = _wait(submission, parameters.poll_s) if parameters.wait else {}
     return [_returned(one, failed.get(str(file))) for one, file in zip(overrides, files, strict=True)]
@@ -175,13 +176,13 @@ class _Refused(RuntimeError):
     """sbatch's own words."""
 
 
-def _submit(parameters: SlurmParameters, part: Part) -> str:
-    """The id of the array (or of the one job)."""
+def _submit(parameters: SlurmParameters, part: Part, after: Sequence[str]) -> str:
+    """The id of the array (or of the one job); `after`: ids of what must have ended well before."""
     import submitit
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
     executor = submitit.SlurmExecutor(part.folder, max_num_timeout=parameters.max_timeouts)
-    executor.update_parameters(**parameters.for_submitit(part.name))
+    executor.update_parameters(**parameters.for_submitit(part.name, after))
     task = SlurmTask(max(1, parameters.signal_s * 2 // 3))
     try:
         jobs = executor.map_array(task, [[str(file) for file in job.files] for job in part.jobs])

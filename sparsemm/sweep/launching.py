@@ -93,15 +93,6 @@ class Launching:
             shutil.rmtree(folder)
             raise
 
-    def refuse_search(self) -> None:
-        """Raise UnusableConfiguration where cells would have to wait for a search that nobody waits for."""
-        if not self.waits:
-            raise UnusableConfiguration(
-                "find_heads=true: the cells need the scores, and hydra/launcher=slurm returns at once. Add "
-                "hydra.launcher.wait=true; or search first (sparsemm heads model=... hydra/launcher=slurm), "
-                "and give this command again when the search has ended."
-            )
-
     def warn_of_changes(self, sweep: SweepRecord | None, status: Status) -> None:
         """Say that jobs which have not started yet will run other code than was submitted."""
         waiting = any(job.live for jobs in status.jobs.values() for job in jobs)

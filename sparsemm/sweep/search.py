@@ -1,6 +1,6 @@
 """The head search as jobs: in front of the cells that lack head scores, or on its own (`sparsemm heads`)."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -60,8 +60,13 @@ class Search:
         """The jobs that share this search."""
         return [replace(self, shard=(number, shards)) for number in range(shards)]
 
-    def run(self, git: Mapping[str, Any]) -> None:
-        """Search, write the file and its pictures; a search that was stopped goes on where it stopped."""
+    def run(self, git: Mapping[str, Any], stop: Callable[[], bool] = lambda: False) -> None:
+        """Search, write the file and its pictures; a search that was stopped goes on where it stopped.
+
+        Args:
+            git: the code that it was submitted with.
+            stop: asked before every image; where it says so, this returns.
+        """
         import torch
 
         from sparsemm.heads.report import illustrate, summary
@@ -75,7 +80,9 @@ class Search:
         load = cache(lambda: adapter.load(device))
         bar = partial(progress, what=f"{adapter.name} reads", unit="image")
         shard = (self.shard[0], self.shard[1])  # a list, where it comes from a job file
-        content = find_heads(adapter, source, self.samples, out, load, dict(git), shard, bar)
+        content = find_heads(adapter, source, self.samples, out, load, dict(git), shard, bar, stop)
+        if content is None and stop():
+            return
         if content is None:
             print(f"{out}: job {self.shard[0]} of {self.shard[1]} is done; the last one writes the file.")
             return

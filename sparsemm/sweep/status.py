@@ -100,6 +100,7 @@ def show(store: Store, name: str, labels: Labels, watch: bool) -> Status:
     submissions = Submissions(store)
     seen = time.monotonic()  # when a worker was last seen
     while True:
+        labels = submissions.current(labels)
         status = read_status(store, labels, submissions)
         text = render(name, labels, status)
         if text != shown:
@@ -156,7 +157,9 @@ def _stopped(jobs: list[Submitted]) -> str:
     broken = [job for job in jobs if job.broken]
     if not broken or any(job.live for job in jobs):
         return ""
-    return f"its SLURM job is {' and '.join(sorted({job.state.lower() for job in broken}))}"
+    first = [job for job in broken if job.search] or broken  # the others were cancelled with it
+    what = "the head search in front of it" if first[0].search else "its SLURM job"
+    return f"{what} is {' and '.join(sorted({job.state.lower() for job in first}))}"
 
 
 def _awaited(store: Store, unfinished: set[str]) -> bool:
@@ -165,8 +168,8 @@ def _awaited(store: Store, unfinished: set[str]) -> bool:
         return False
     for sweep in {beat["job"].rpartition("/")[0] for beat in workers(store).values() if alive(beat)} - {""}:
         for path in (store.sweeps / sweep / "jobs").glob("*.json"):
-            job = read_json(path) or {"cells": []}
-            if any(entry["fingerprint"] in unfinished for entry in job["cells"]):
+            job = read_json(path) or {}
+            if any(entry["fingerprint"] in unfinished for entry in job.get("cells", [])):
                 return True
     return False
 

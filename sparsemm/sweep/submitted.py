@@ -1,21 +1,17 @@
-"""What was submitted to SLURM, and what has become of it: sweeps/<id>/slurm.json joined with the queue.
+"""What has become of what was submitted to SLURM: sweeps/<id>/slurm.json joined with the queue, by name."""
 
-A sweep's jobs are found by name, which is written before anything is submitted and which no other sweep has:
-ids may begin again when a controller loses its state.
-"""
-
-import json
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sparsemm.results.files import read_json, write_atomically
 from sparsemm.results.store import Store
 from sparsemm.sweep import slurm
+from sparsemm.sweep.awaiting import names
 from sparsemm.sweep.plan import count
+from sparsemm.sweep.submission import Job, Part, Submission
 
 GONE_S = 20.0  # after which a job that SLURM does not know is lost, not just being submitted
 TAIL_LINES, TAIL_BYTES = 6, 4096  # of a log, on a screen
@@ -32,70 +28,6 @@ MEANING = {  # of reasons that do not go away by waiting
 
 
 @dataclass(frozen=True)
-class Job:
-    """One element of an array: job files that it runs, and the cells in them."""
-
-    files: tuple[Path, ...]
-    cells: tuple[str, ...]
-
-    @classmethod
-    def of(cls, files: Sequence[Path]) -> "Job":
-        """The job of these job files; a head search has no cells."""
-        entries = (entry for file in files for entry in (read_json(file) or {}).get("cells", []))
-        return cls(tuple(files), tuple(dict.fromkeys(entry["fingerprint"] for entry in entries)))
-
-
-@dataclass(frozen=True)
-class Part:
-    """One array."""
-
-    name: str  # of its jobs in SLURM
-    folder: Path  # logs, and what submitit keeps
-    jobs: tuple[Job, ...]
-    id: str | None = None  # of the array; None before sbatch has answered
-
-
-@dataclass(frozen=True)
-class Submission:
-    """What one sweep submitted."""
-
-    folder: Path  # of the sweep
-    created: float
-    parts: tuple[Part, ...]
-    cells: frozenset[str] = field(init=False)
-
-    def __post_init__(self) -> None:
-        cells = frozenset(cell for part in self.parts for job in part.jobs for cell in job.cells)
-        object.__setattr__(self, "cells", cells)
-
-    def with_id(self, number: int, job_id: str) -> "Submission":
-        """The same, where sbatch has answered for a part."""
-        parts = [replace(part, id=job_id) if n == number else part for n, part in enumerate(self.parts)]
-        return replace(self, parts=tuple(parts))
-
-    def write(self) -> None:
-        """Write slurm.json."""
-        parts = [
-            {
-                "name": part.name,
-                "id": part.id,
-                "folder": str(part.folder),
-                "jobs": [{"files": list(map(str, job.files)), "cells": job.cells} for job in part.jobs],
-            }
-            for part in self.parts
-        ]
-        write_atomically(self.folder / "slurm.json", json.dumps({"created": self.created, "parts": parts}))
-
-    @classmethod
-    def read(cls, path: Path) -> "Submission | None":
-        """A slurm.json; None where it is missing."""
-        content = read_json(path)
-        if content is None:
-            return None
-        return cls(path.parent, content["created"], tuple(_part(one) for one in content["parts"]))
-
-
-@dataclass(frozen=True)
 class Submitted:
     """One job and what SLURM says about it."""
 
@@ -106,11 +38,17 @@ class Submitted:
     reason: str = ""
     node: str = ""
     restarts: int = 0
+    search: bool = False  # a head search
 
     @property
     def live(self) -> bool:
         """Whether it waits or runs."""
         return self.state not in (*slurm.ENDED, "GONE", "UNSENT")
+
+    @property
+    def name(self) -> str:
+        """What it is called on a screen."""
+        return f"SLURM {self.id}" + (" (head search)" if self.search else "")
 
     @property
     def broken(self) -> bool:
@@ -121,22 +59,22 @@ class Submitted:
         """What a live job does."""
         requeued = f", preempted or timed out {count(self.restarts, 'time')}" if self.restarts else ""
         if self.state == "PENDING":
-            return f"SLURM {self.id}: pending ({_meaning(self.reason)}){requeued}"
-        return f"SLURM {self.id}: {self.state.lower()} on {self.node or '?'}{requeued}"
+            return f"{self.name}: pending ({_meaning(self.reason)}){requeued}"
+        return f"{self.name}: {self.state.lower()} on {self.node or '?'}{requeued}"
 
     def words(self) -> str:
         """How a broken job ended, with the end of its log."""
         where = f" on {self.node}" if self.node else ""
         what = "unknown to SLURM, and without a result" if self.state == "GONE" else self.state.lower()
         lines = _tail(self.log)
+        if lines is None and self.state == "CANCELLED":
+            return f"{self.name}: cancelled before it started"
         if lines is None:
             return (
-                f"SLURM {self.id}: {what}{where}. No log at {self.log}: if the node could not write there, "
+                f"{self.name}: {what}{where}. No log at {self.log}: if the node could not write there, "
                 "give an output folder on a disk that all nodes share."
             )
-        return "\n".join(
-            [f"SLURM {self.id}: {what}{where}, log {self.log}", *(f"    {one}" for one in lines)]
-        )
+        return "\n".join([f"{self.name}: {what}{where}, log {self.log}", *(f"    {one}" for one in lines)])
 
 
 class Submissions:
@@ -145,6 +83,13 @@ class Submissions:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._known: dict[Path, tuple[Any, Submission]] = {}
+
+    def current(self, labels: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        """Labels by fingerprint; of cells that waited for head scores by the one that they have now."""
+        known: dict[str, str] = {}
+        for one in self._all():
+            known |= names(one.folder) if one.waits else {}
+        return {known.get(name, name): label for name, label in labels.items()}
 
     def about(self, fingerprints: Collection[str]) -> list[Submission]:
         """Those with any of these cells, the newest first."""
@@ -180,7 +125,8 @@ class Submissions:
         for path in self._store.sweeps.glob("*/slurm.json"):
             stat = path.stat()
             stamp = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
-            if self._known.get(path, (None,))[0] != stamp:
+            known = self._known.get(path)
+            if known is None or known[0] != stamp or known[1].waits:
                 read = Submission.read(path)
                 if read is None:
                     continue
@@ -241,20 +187,14 @@ def states(jobs: Sequence[Submitted]) -> str:
     return ", ".join(f"{number} {state}" for state, number in counts.items())
 
 
-def _part(content: dict[str, Any]) -> Part:
-    jobs = [Job(tuple(map(Path, job["files"])), tuple(job["cells"])) for job in content["jobs"]]
-    return Part(content["name"], Path(content["folder"]), tuple(jobs), content["id"])
-
-
 def _submitted(submission: Submission, part: Part, index: int, seen: slurm.Queued | None) -> Submitted:
     array = seen.id.partition("_")[0] if seen else part.id or "?"
     job_id = f"{array}_{index}" if len(part.jobs) > 1 else array
     log = part.folder / f"{job_id}_0_log.out"
-    if seen:
-        return Submitted(part.jobs[index], job_id, log, seen.state, seen.reason, seen.node, seen.restarts)
     fresh = time.time() - submission.created < GONE_S
     state = "UNSENT" if part.id is None else "PENDING" if fresh else "GONE"
-    return Submitted(part.jobs[index], job_id, log, state)
+    now = (seen.state, seen.reason, seen.node, seen.restarts) if seen else (state, "", "", 0)
+    return Submitted(part.jobs[index], job_id, log, *now, search=part.search)
 
 
 def _tail(log: Path) -> list[str] | None:

@@ -1,9 +1,7 @@
 """What our Hydra sweeper does: the whole grid is composed and checked before anything starts."""
 
 import contextlib
-import secrets
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -16,23 +14,13 @@ from omegaconf import DictConfig
 
 from sparsemm.results.store import Store
 from sparsemm.sweep import again, plan, prerequisites, search, status
-from sparsemm.sweep.cells import Cell
 from sparsemm.sweep.claims import experiment_claim, refuse_claim
-from sparsemm.sweep.code import git_state
 from sparsemm.sweep.compose import Composer
 from sparsemm.sweep.errors import CellsFailed, UnusableConfiguration
 from sparsemm.sweep.grid import Grid, make_grid
-from sparsemm.sweep.jobs import (
-    SweepRecord,
-    group_into_jobs,
-    is_grid,
-    last_sweep,
-    report_name,
-    sweep_id,
-    write_jobs,
-    write_search,
-)
+from sparsemm.sweep.jobs import group_into_jobs, is_grid, last_sweep, report_name
 from sparsemm.sweep.launching import Launching, came_to_its_end
+from sparsemm.sweep.starting import start_cells, start_searches
 from sparsemm.sweep.status import Subject
 from sparsemm.sweep.tracking import tracking_of
 
@@ -134,13 +122,7 @@ class Sweep:
             CellsFailed: a search stopped.
         """
         prerequisites.refuse(search.needs_of_searches(searches))
-        sweep, git, launching = sweep_id("heads", secrets.token_hex(2)), git_state(), self.launching
-        launcher = launching.prepare(self.store.sweeps / sweep)
-        parts = [
-            part for one in searches for part in one.parts(launching.sizing.rounded(launching.sizing.shards))
-        ]
-        files = [write_search(self.store, sweep, number, part, git) for number, part in enumerate(parts)]
-        returns = launching.launch(launcher, files, self.store.sweeps / sweep)
+        returns = start_searches(self.store, self.launching, searches)
         stopped = sum(not came_to_its_end(number, one) for number, one in enumerate(returns))
         if stopped:
             raise CellsFailed("a head search stopped. Run the same command again: it goes on where it was.")
@@ -168,19 +150,19 @@ class Sweep:
         jobs = group_into_jobs(left)
         splits = self.launching.sizing.split(self.store, jobs)
         print(plan.headline(len(cells), len(done), sum(splits), points), flush=True)
-        if (self.config.find_heads and not searched) and (
-            searches := search.searches_for(left, search.points(self._composer(), self.arguments)[0])
-        ):
-            prerequisites.require(left, but="heads")
-            self.launching.refuse_search()
-            self._search(searches)
-            self.__dict__.pop("grid")  # the cells get other fingerprints with the scores that are there now
-            return self.run(searched=True)
-        prerequisites.require(left)
         if queued := self.launching.in_queue(self.store, [cell.fingerprint for cell in left]):
             print(f"{plan.count(len(queued), 'cell')} in SLURM's queue already: left to those jobs.")
             left = [cell for cell in left if cell.fingerprint not in queued]
-        returns = self._launch(left, self._own_subject())
+        searches: list[search.Search] = []
+        if self.config.find_heads and not searched:
+            searches = search.searches_for(left, search.points(self._composer(), self.arguments)[0])
+        prerequisites.require(left, but="heads" if searches else None)
+        if searches and self.launching.waits:
+            self._search(searches)
+            self.__dict__.pop("grid")  # the cells get other fingerprints with the scores that are there now
+            return self.run(searched=True)
+        prerequisites.refuse(search.needs_of_searches(searches))
+        returns = start_cells(self.store, self.launching, left, self._own_subject(), searches)
         self._conclude(returns, self._own_subject())
         return returns
 
@@ -197,7 +179,12 @@ class Sweep:
             return []
         cells = again.cells_of(self.store, chosen)
         print(f"{subject.name}: {plan.count(len(cells), 'cell')} to run again")
-        returns = self._launch(cells, subject)
+        searches = again.searches_of(self.store, cells)
+        if searches and self.launching.waits:
+            raise UnusableConfiguration(
+                "retry: these cells wait for a head search. Run the sweep's own command again."
+            )
+        returns = start_cells(self.store, self.launching, cells, subject, searches)
         self._conclude(returns, subject)
         return returns
 
@@ -206,24 +193,6 @@ class Sweep:
         if subject := self._subject():
             with _reading():
                 print(again.cancel(self.store, subject.labels))
-
-    def _launch(self, cells: Sequence[Cell], subject: Subject) -> list[Any]:
-        launching, jobs = self.launching, group_into_jobs(cells)
-        record = SweepRecord(
-            id=sweep_id(subject.name, secrets.token_hex(2)),
-            name=subject.name,
-            overrides=list(subject.overrides),
-            experiment=subject.experiment,
-            cells=[{"fingerprint": name, "label": label} for name, label in subject.labels.items()],
-            git=git_state(),
-            created=time.time(),
-        )
-        folder = self.store.sweeps / record.id
-        launcher = launching.prepare(folder) if jobs else None
-        files = write_jobs(self.store, record, jobs, launching.sizing.split(self.store, jobs))
-        for cell in cells if launching.submits else ():
-            self.store.cell(cell.fingerprint).clear_failure()  # it waits now; its worker says what happens
-        return launching.launch(launcher, files, folder)
 
     def _conclude(self, returns: Sequence[Any], subject: Subject) -> None:
         broken = sum(not came_to_its_end(number, one) for number, one in enumerate(returns))
