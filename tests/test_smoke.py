@@ -6,11 +6,15 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+from tests.results.tracking.offline import runs_like_the_store
+
 pytest.importorskip("lmms_eval", reason='needs pip install "sparsemm[eval]" and lmms-eval (see README)')
+needs_wandb = pytest.mark.skipif(not find_spec("wandb"), reason='needs pip install "sparsemm[wandb]"')
 needs_java = pytest.mark.skipif(not shutil.which("java"), reason="CIDEr needs Java")
 
 
@@ -28,7 +32,8 @@ def sparsemm(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def table3(sparsemm):
-    done = sparsemm("run", "+experiment=table3_main", "+smoke=true")
+    tracked = ["tracking=offline", "tracking.samples=1"] if find_spec("wandb") else []
+    done = sparsemm("run", "+experiment=table3_main", "+smoke=true", *tracked)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
@@ -50,6 +55,17 @@ def test_the_main_table_has_465_cells_beside_the_papers_numbers(table3):
     paper = [place for place in places if place["paper"]]
     assert len(paper) > 380, "the paper's column is there; most of DocVQA is not legible in our copy"
     assert not any(place["difference"] for place in places), "random models are not compared with the paper"
+
+
+@needs_java
+@needs_wandb
+def test_the_main_table_is_in_wandb_offline_value_by_value(table3):
+    assert "W&B: 466 of 466 runs are new or changed" in table3
+    file = Path(re.search(r"^(.*/table\.csv)$", table3, re.MULTILINE)[1])
+    cells, report = runs_like_the_store(file.parents[2])
+    assert len(cells) == 465
+    assert report.summary["cells"] == 465 and report.summary["cells_missing"] == 0
+    assert sum(one.path.startswith("tables/") for a in report.artifacts for one in a.manifest.contents) == 15
 
 
 @needs_java
