@@ -41,8 +41,16 @@ class Backend:
         """See `ragged_attention.attend`."""
         return ragged_attention.attend(arena, queries, scaling, mask)
 
-    def gather(self, keys: Tensor, values: Tensor, keep: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def gather(
+        self, keys: Tensor, values: Tensor, keep: Tensor, lengths: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Copy what `keep` [R, H, T] marks out of keys and values [H, T, D].
+
+        Args:
+            keys: [H, T, D].
+            values: [H, T, D].
+            keep: [R, H, T] bool.
+            lengths: [R, H] how many it marks, on the host, where known: kernels then wait for nothing.
 
         Returns:
             keys and values [E, D], tokens [E], lengths [R, H]; row by row, head by head, in token order.
@@ -50,7 +58,18 @@ class Backend:
         heads, tokens, dim = keys.shape
         chosen = keep.view(len(keep), heads * tokens).nonzero()[:, 1]
         flat_keys, flat_values = keys.reshape(heads * tokens, dim), values.reshape(heads * tokens, dim)
-        return flat_keys[chosen], flat_values[chosen], chosen % tokens, keep.sum(2)
+        return flat_keys[chosen], flat_values[chosen], chosen % tokens, _lengths(keep, lengths)
+
+    def choose(self, scores: Tensor, counts: Tensor, order: Tensor | None = None) -> Tensor:
+        """Mark the `counts` [r, H] highest of scores [H, n] -> [r, H, n]; ties go to the lower index.
+
+        `order` [H, n] says which index has which rank, where that is known.
+        """
+        if order is None:
+            order = torch.sort(scores, dim=1, descending=True, stable=True).indices
+        places = torch.arange(scores.shape[1], device=scores.device).expand_as(order)
+        ranks = torch.empty_like(order).scatter_(1, order, places)
+        return ranks < counts[:, :, None]
 
     def window_scores(
         self, queries: Tensor, keys: Tensor, scaling: float, candidates: int, pool_kernel: int
@@ -68,6 +87,7 @@ class KernelBackend(Backend):
         decode: as `ragged_decode.ragged_decode`.
         gather: as `gather_ref.gather`.
         scores: as `window_scores.window_scores`.
+        choose: as `choose_top_ref.choose_top`.
     """
 
     def __init__(
@@ -77,14 +97,15 @@ class KernelBackend(Backend):
         decode: Callable[..., Tensor],
         gather: Callable[..., None],
         scores: Callable[..., Tensor],
+        choose: Callable[..., Tensor],
     ):
-        self.name, self._append, self._decode, self._gather, self._scores = (
-            name, append, decode, gather, scores
+        self.name, self._append, self._decode, self._gather, self._scores, self._choose = (
+            name, append, decode, gather, scores, choose
         )  # fmt: skip
 
     def lay_out(self, keys: Tensor, values: Tensor, tokens: Tensor, lengths: Tensor, room: int) -> Arena:
         """With the chunks that the segments may come to use."""
-        return self.with_work(super().lay_out(keys, values, tokens, lengths, room))
+        return self.with_work(super().lay_out(keys, values, tokens, lengths, room), lengths)
 
     def append(self, arena: Arena, keys: Tensor, values: Tensor, seen: int | Tensor, more_room: int) -> Arena:
         """One launch; an arena that is full is laid out anew before anything is written."""
@@ -109,14 +130,24 @@ class KernelBackend(Backend):
         with _device_of(queries):
             return self._decode(query, *segments, scaling, arena.work)[:, None]
 
-    def gather(self, keys: Tensor, values: Tensor, keep: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def choose(self, scores: Tensor, counts: Tensor, order: Tensor | None = None) -> Tensor:
+        """One launch for all rows and heads, where the order is not known already."""
+        if order is not None:
+            return super().choose(scores, counts, order)
+        with _device_of(scores):
+            return self._choose(scores.contiguous(), counts.contiguous())
+
+    def gather(
+        self, keys: Tensor, values: Tensor, keep: Tensor, lengths: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """One launch for all rows and heads."""
-        lengths = keep.sum(2)
-        ends = lengths.flatten().cumsum(0)
+        lengths = _lengths(keep, lengths)
         total = int(lengths.sum())
+        lengths_here = lengths.to(keys.device, non_blocking=True)
+        ends = lengths_here.flatten().cumsum(0)
         out_keys, out_values = (keys.new_empty(total, keys.shape[2]) for _ in range(2))
         tokens = torch.empty(total, dtype=torch.long, device=keys.device)
-        starts = ends - lengths.flatten()
+        starts = ends - lengths_here.flatten()
         kept = keep.contiguous()
         with _device_of(keys):
             self._gather(_rows_apart(keys), _rows_apart(values), kept, starts, out_keys, out_values, tokens)
@@ -129,9 +160,10 @@ class KernelBackend(Backend):
         with _device_of(keys):
             return self._scores(_rows_apart(queries), _rows_apart(keys), scaling, candidates, pool_kernel)
 
-    def with_work(self, arena: Arena) -> Arena:
-        """The arena with the chunks that its segments may come to use."""
-        sizes = [length + arena.room for length in arena.lengths.flatten().tolist()]
+    def with_work(self, arena: Arena, lengths: Tensor | None = None) -> Arena:
+        """The arena with the chunks that its segments may come to use; `lengths` [R, H] may be the host's."""
+        known = arena.lengths if lengths is None else lengths
+        sizes = [length + arena.room for length in known.flatten().tolist()]
         on_device = arena.lengths.flatten() + arena.room
         return replace(arena, work=make_work_list(on_device, sum(map(chunks_of, sizes))))
 
@@ -139,6 +171,11 @@ class KernelBackend(Backend):
 def _device_of(tensor: Tensor) -> AbstractContextManager[object]:
     """Kernels are launched on the current GPU: layers may be spread over several."""
     return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
+
+
+def _lengths(keep: Tensor, known: Tensor | None) -> Tensor:
+    """[R, H] what `keep` [R, H, T] marks, on the host."""
+    return keep.sum(2).cpu() if known is None else known
 
 
 def _rows_apart(tensor: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The cache's operations in CUDA C++ (csrc/): append, gather and decode attention; ranking is Triton's."""
+"""The cache's operations in CUDA C++ (csrc/): append, gather and decode attention; the rest is Triton's."""
 
 import ctypes
 from functools import lru_cache
@@ -139,9 +139,10 @@ def make(device: torch.device, dtype: torch.dtype, head_dim: int) -> Backend:
     if find_nvcc() is None:
         raise refuse("cuda", "is compiled on first use, and nvcc was not found. Install the CUDA toolkit.")
     try:
+        from .choose_top import choose_top
         from .window_scores_triton import window_scores
 
         kernels = CudaKernels(device, dtype, head_dim)
     except (ImportError, RuntimeError, OSError) as error:
         raise refuse("cuda", f"cannot be built or loaded ({error}).") from error
-    return KernelBackend("cuda", kernels.append, kernels.decode, kernels.gather, window_scores)
+    return KernelBackend("cuda", kernels.append, kernels.decode, kernels.gather, window_scores, choose_top)

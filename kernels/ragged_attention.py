@@ -73,9 +73,14 @@ def coarse(size: int) -> int:
 
 
 def build_arena(keys: Tensor, values: Tensor, tokens: Tensor, lengths: Tensor, room: int) -> Arena:
-    """Lay out entries (keys, values [E, D], tokens [E], segment by segment) of lengths [R, H]."""
+    """Lay out entries (keys, values [E, D], tokens [E], segment by segment) of lengths [R, H].
+
+    Nothing is waited for where the host knows the lengths.
+    """
+    device = keys.device
+    sizes = [class_capacity(length + room) for length in lengths.flatten().tolist()]
+    lengths = lengths.to(device, non_blocking=True)
     flat = lengths.flatten()
-    sizes = [class_capacity(length + room) for length in flat.tolist()]
     order = sorted(range(len(sizes)), key=sizes.__getitem__)
     starts, slots = [0] * len(sizes), 0
     classes: list[SizeClass] = []
@@ -86,10 +91,10 @@ def build_arena(keys: Tensor, values: Tensor, tokens: Tensor, lengths: Tensor, r
         classes[-1] = SizeClass(last.offset, last.first, last.count + 1, last.capacity)
         starts[segment] = slots
         slots += sizes[segment]
-    device = keys.device
-    start, ordered = torch.tensor(starts, device=device), torch.tensor(order, device=device)
-    inside = torch.arange(len(keys), device=device) - torch.repeat_interleave(flat.cumsum(0) - flat, flat)
-    target = torch.repeat_interleave(start, flat) + inside
+    start, ordered = torch.tensor([starts, order]).to(device, non_blocking=True).unbind(0)
+    shifts = start - (flat.cumsum(0) - flat)  # from the place among all entries to the slot
+    target = torch.repeat_interleave(shifts, flat, output_size=len(keys))
+    target = target + torch.arange(len(keys), device=device)
     arena = Arena(
         keys.new_zeros(slots, keys.shape[1]).index_copy_(0, target, keys),
         values.new_zeros(slots, values.shape[1]).index_copy_(0, target, values),

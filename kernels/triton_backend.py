@@ -28,9 +28,10 @@ def make(device: torch.device, dtype: torch.dtype, head_dim: int) -> Backend:
         raise refuse("triton", f"needs an NVIDIA GPU, but the model is on {device}.")
     try:
         from .append import append
+        from .choose_top import choose_top
         from .gather import gather
         from .ragged_decode import ragged_decode
         from .window_scores_triton import window_scores
     except ImportError as error:
         raise refuse("triton", f"cannot be imported ({error}). Install it (pip install triton).") from None
-    return KernelBackend("triton", append, ragged_decode, gather, window_scores)
+    return KernelBackend("triton", append, ragged_decode, gather, window_scores, choose_top)

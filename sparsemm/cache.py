@@ -30,7 +30,7 @@ class Kept:
         keys: [E, D].
         values: [E, D].
         tokens: [E] the index of each entry in the prompt.
-        lengths: [R, H] entries per segment; they sum to E.
+        lengths: [R, H] entries per segment, on the host; they sum to E.
     """
 
     keys: Tensor
@@ -39,9 +39,9 @@ class Kept:
     lengths: Tensor
 
     @staticmethod
-    def gather(keys: Tensor, values: Tensor, keep: Tensor) -> Kept:
-        """Copy what `keep` [R, H, T] marks out of keys and values [H, T, D]."""
-        return Kept(*current().gather(keys, values, keep))
+    def gather(keys: Tensor, values: Tensor, keep: Tensor, lengths: Tensor | None = None) -> Kept:
+        """Copy what `keep` [R, H, T] marks of keys and values [H, T, D]: `lengths` [R, H], where known."""
+        return Kept(*current().gather(keys, values, keep, lengths))
 
     def rows(self, start: int, stop: int) -> Kept:
         """Rows `start` to `stop` (clipped)."""
@@ -60,8 +60,8 @@ class Kept:
 
     def released(self) -> Kept:
         """The lengths alone: nothing of the entries stays in memory."""
-        nothing = (one.new_empty(0, *one.shape[1:]) for one in (self.keys, self.values, self.tokens))
-        return Kept(*nothing, self.lengths)
+        keys, values, tokens = (one[:0].clone() for one in (self.keys, self.values, self.tokens))
+        return Kept(keys, values, tokens, self.lengths)
 
 
 @dataclass(frozen=True)
@@ -174,9 +174,9 @@ class RaggedLayer(CacheLayerMixin):
     def settle(self, room: int) -> None:
         """Lay out what is held, with room for `room` more tokens in every segment."""
         parts = zip(*((kept.keys, kept.values, kept.tokens, kept.lengths) for kept in self.held), strict=True)
-        whole = [part[0] if len(part) == 1 else torch.cat(part) for part in parts]
+        keys, values, tokens, lengths = (part[0] if len(part) == 1 else torch.cat(part) for part in parts)
         self.held = []
-        self.arena = self.backend.lay_out(*whole, room)
+        self.arena = self.backend.lay_out(keys, values, tokens, lengths, room)
 
     def decode(
         self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scaling: float

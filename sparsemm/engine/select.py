@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sparsemm.cache import Kept
+from sparsemm.kernels.backends import current
 from sparsemm.methods.base import Method, ModelShape, Scorer
 
 
@@ -29,6 +30,7 @@ class RowPlan:
         methods: for every row, the method that decides.
         rankings: the distinct rankings, each with its rows.
         counts: [L, R, H] candidates to keep; meaningless for rows in `per_layer`.
+        lengths: [L, R, H] entries that every row keeps; None where a row is in `per_layer`.
         everything: rows that keep the whole prompt.
         per_layer: rows whose method must see each layer's scores.
     """
@@ -37,6 +39,7 @@ class RowPlan:
     methods: tuple[Method, ...]
     rankings: tuple[tuple[_Ranking, tuple[int, ...]], ...]
     counts: Tensor
+    lengths: Tensor | None
     everything: tuple[int, ...]
     per_layer: tuple[int, ...]
 
@@ -49,6 +52,7 @@ class Selector:
             method.check(shape)
         self.methods, self.shape = tuple(methods), shape
         self.plan = lru_cache(maxsize=256)(self._plan)
+        self._on_device = lru_cache(maxsize=16)(self._placed)
 
     def _plan(self, tokens: int) -> RowPlan:
         rows: dict[object, int] = {}
@@ -78,14 +82,27 @@ class Selector:
                         per_layer.append(row)
             row_of.append(rows[key])
         shared = tuple((ranking, tuple(members)) for ranking, members in rankings.items())
+        wanted = torch.stack(counts, dim=1)
+        lengths = wanted + torch.tensor([method.protected for method in deciding])[:, None]
+        lengths[:, everything] = tokens
         return RowPlan(
             tuple(row_of),
             tuple(deciding),
             shared,
-            torch.stack(counts, dim=1),
+            wanted,
+            None if per_layer else lengths,
             tuple(everything),
             tuple(per_layer),
         )
+
+    def _placed(self, tokens: int, device: torch.device) -> list[tuple[slice | Tensor, Tensor]]:
+        """For every ranking of a plan its rows, and what they want [L, r, H]: copied to the device once."""
+        plan, found = self.plan(tokens), list[tuple[slice | Tensor, Tensor]]()
+        for _, rows in plan.rankings:
+            together = rows == tuple(range(rows[0], rows[-1] + 1))
+            index = slice(rows[0], rows[-1] + 1) if together else torch.tensor(rows, device=device)
+            found.append((index, plan.counts[:, list(rows)].to(device)))
+        return found
 
     def select(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, scaling: float) -> Kept:
         """Choose the entries of one layer of one prompt.
@@ -99,22 +116,29 @@ class Selector:
         """
         heads, tokens, _ = keys.shape
         plan = self.plan(tokens)
-        keep = torch.zeros(len(plan.methods), heads, tokens, dtype=torch.bool, device=keys.device)
-        keep[list(plan.everything)] = True
-        counts = plan.counts[layer].to(keys.device)  # [R, H]
-        for ranking, rows in plan.rankings:
+        if len(plan.everything) == len(plan.methods):  # they share one row
+            return _everything(keys, values)
+        keep = torch.ones(len(plan.methods), heads, tokens, dtype=torch.bool, device=keys.device)
+        placed = self._on_device(tokens, keys.device)
+        for (ranking, rows), (index, counts) in zip(plan.rankings, placed, strict=True):
             before = tokens - ranking.window
             scores = ranking.scorer.scores(queries[:, -ranking.window :], keys, scaling, before)[
                 :, ranking.sinks :
             ]
-            ranked = torch.sort(scores, dim=1, descending=True, stable=True)
-            places = torch.arange(scores.shape[1], device=keys.device).expand(heads, -1)
-            ranks = torch.empty_like(ranked.indices).scatter_(1, ranked.indices, places)
-            budgets = counts[list(rows)]
-            for place, row in enumerate(rows):
-                if row in plan.per_layer:
-                    budgets[place] = plan.methods[row].layer_counts(ranked.values, tokens)
-            chosen = torch.ones(len(rows), heads, tokens, dtype=torch.bool, device=keys.device)
-            torch.lt(ranks, budgets[:, :, None], out=chosen[:, :, ranking.sinks : before])
-            keep[list(rows)] = chosen
-        return Kept.gather(keys, values, keep)
+            wanted, order = counts[layer], None
+            if set(rows) & set(plan.per_layer):
+                ranked = torch.sort(scores, dim=1, descending=True, stable=True)
+                wanted, order = wanted.clone(), ranked.indices
+                for place, row in enumerate(rows):
+                    if row in plan.per_layer:
+                        wanted[place] = plan.methods[row].layer_counts(ranked.values, tokens)
+            keep[index, :, ranking.sinks : before] = current().choose(scores, wanted, order)
+        return Kept.gather(keys, values, keep, None if plan.lengths is None else plan.lengths[layer])
+
+
+def _everything(keys: Tensor, values: Tensor) -> Kept:
+    """All of keys and values [H, T, D], for one row; copied only where they are not contiguous."""
+    heads, tokens, dim = keys.shape
+    places = torch.arange(tokens, device=keys.device).repeat(heads)
+    lengths = torch.full((1, heads), tokens)
+    return Kept(keys.reshape(-1, dim), values.reshape(-1, dim), places, lengths)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sparsemm.methods.allocators.adaptive import Adaptive
 from sparsemm.methods.allocators.keep_all import KeepAll
@@ -104,3 +105,24 @@ def as_inputs(loaded: LoadedQwen2VL) -> Callable[..., dict[str, Tensor]]:
 def pages() -> list[Image.Image]:
     """Two images of different size."""
     return [_image(48, 48, 0), _image(128, 80, 1)]
+
+
+WAITS = {"local_scalar_dense", "item", "is_nonzero", "nonzero", "masked_select", "equal", "unique"}
+COPIES_FROM_THE_HOST = {"lift_fresh", "lift_fresh_copy"}  # torch.tensor(...): a graph cannot hold it
+
+
+class NoLookAtTheHost(TorchDispatchMode):
+    """Fails on operations that wait for the device, and on shapes that depend on values."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        assert name.strip("_") not in WAITS | COPIES_FROM_THE_HOST, name
+        if name in ("index", "index_put", "index_put_"):
+            assert all(one is None or one.dtype != torch.bool for one in args[1]), f"{name} by a mask"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture(scope="session")
+def no_look_at_the_host() -> type[NoLookAtTheHost]:
+    """A context that fails where the host would wait for the device."""
+    return NoLookAtTheHost

@@ -4,7 +4,6 @@ import pytest
 import torch
 from sparsemm.kernels.backends import TORCH, resolve
 from sparsemm.kernels.static_arena import NOWHERE, empty_like, fill, shape_of
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from sparsemm.engine.generate import Engine
 from sparsemm.engine.graph import TOGETHER, GraphDecoder, Step
@@ -12,19 +11,6 @@ from sparsemm.models.llava_next import LlavaNext
 from sparsemm.models.small import save_small
 
 GPU = torch.cuda.is_available()
-WAITS = {"local_scalar_dense", "item", "is_nonzero", "nonzero", "masked_select", "equal", "unique"}
-COPIES_FROM_THE_HOST = {"lift_fresh", "lift_fresh_copy"}  # torch.tensor(...): a graph cannot hold it
-
-
-class NoLookAtTheHost(TorchDispatchMode):
-    """Fails on operations that wait for the device, and on shapes that depend on values."""
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.overloadpacket.__name__
-        assert name.strip("_") not in WAITS | COPIES_FROM_THE_HOST, name
-        if name in ("index", "index_put", "index_put_"):
-            assert all(one is None or one.dtype != torch.bool for one in args[1]), f"{name} by a mask"
-        return func(*args, **(kwargs or {}))
 
 
 def engines(loaded, methods, tokens, **settings):
@@ -72,25 +58,25 @@ def test_a_llava_model_decodes_by_the_step(tmp_path, pages, full):
     assert graph.answer([prompt]) == eager.answer([prompt])
 
 
-def test_a_step_never_waits_for_the_device(loaded, prompts, methods, monkeypatch):
+def test_a_step_never_waits_for_the_device(loaded, prompts, methods, monkeypatch, no_look_at_the_host):
     _, graph = engines(loaded, methods, 6, backend="torch")
     run = Step.run
 
     def watched(self):
-        with NoLookAtTheHost():
+        with no_look_at_the_host():
             run(self)
 
     monkeypatch.setattr(Step, "run", watched)
     graph.answer(prompts)
 
 
-def test_the_watch_of_this_test_sees_what_it_must():
-    with pytest.raises(AssertionError, match="_local_scalar_dense"), NoLookAtTheHost():
+def test_the_watch_of_this_test_sees_what_it_must(no_look_at_the_host):
+    with pytest.raises(AssertionError, match="_local_scalar_dense"), no_look_at_the_host():
         torch.ones(1).item()
     chosen = torch.tensor([True, False, True])
-    with pytest.raises(AssertionError, match="by a mask"), NoLookAtTheHost():
+    with pytest.raises(AssertionError, match="by a mask"), no_look_at_the_host():
         torch.ones(3)[chosen]
-    with pytest.raises(AssertionError, match="lift_fresh"), NoLookAtTheHost():
+    with pytest.raises(AssertionError, match="lift_fresh"), no_look_at_the_host():
         torch.tensor([1])
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 import triton
-from sparsemm.kernels import append, gather, ragged_decode, window_scores_triton
+from sparsemm.kernels import append, choose_top, gather, ragged_decode, window_scores_triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -19,10 +19,10 @@ CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 TYPES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
 INTEGERS = {
     "starts": "*i64", "lengths": "*i64", "tokens": "*i64", "out_tokens": "*i64", "seen": "*i64",
-    "keep": "*i1", "segments": "*i32", "chunks": "*i32", "firsts": "*i32",
+    "keep": "*i1", "chosen": "*i1", "counts": "*i64", "segments": "*i32", "chunks": "*i32", "firsts": "*i32",
 }  # fmt: skip
-FLOATS = ("partial", "sums", "means")
-SCALARS = ("tokens", "window", "candidates", "spans", "query_row", "query_head")
+FLOATS = ("partial", "sums", "means", "scores")
+SCALARS = ("n", "tokens", "window", "candidates", "spans", "query_row", "query_head")
 
 
 def report(name, kernel, dtype, target, constants, warps, scalars=()):
@@ -54,6 +54,11 @@ def report(name, kernel, dtype, target, constants, warps, scalars=()):
 
 def main():
     for target in (80, 90):
+        for most in (2048, 8192, choose_top.LARGEST, 2 * choose_top.LARGEST):
+            tile = choose_top.blocks(most)
+            warps = tile.pop("num_warps")
+            choose = choose_top.choose_scores
+            report("choose_scores", choose, torch.float32, target, {"H": 4, **tile}, warps, SCALARS)
         for dtype in TYPES:
             for dim in ragged_decode.HEAD_DIMS:
                 if target == 80 and dtype != torch.bfloat16 and dim != 128:

@@ -122,3 +122,14 @@ def test_a_kernel_backend_gathers_what_torch_gathers():
     triton = resolve("triton", device, torch.float32, 16)
     for left, right in zip(TORCH.gather(keys, values, keep), triton.gather(keys, values, keep), strict=True):
         assert torch.equal(left, right)
+
+
+def test_known_lengths_are_taken_for_those_that_are_counted():
+    device = GPU if torch.cuda.is_available() else CPU
+    keys, values = torch.randn(2, 40, 3, 16, device=device).transpose(1, 2)
+    keep = torch.rand(2, 3, 40, device=device) < 0.3
+    for backend in (TORCH, resolve("triton", device, torch.float32, 16)):
+        *counted, lengths = backend.gather(keys, values, keep)
+        *known, given = backend.gather(keys, values, keep, lengths)
+        assert lengths.device.type == "cpu" and given is lengths
+        assert all(torch.equal(one, other) for one, other in zip(counted, known, strict=True))
