@@ -22,7 +22,7 @@ NOT_MEASURED = "not measured"
 DASHES: dict[str | None, Any] = {"eager": "-", "graph": (0, (4, 1.5)), "compiled": (0, (5, 1.5, 1, 1.5))}
 OTHERS = {"transformers": ("#7F7F7F", "v"), "published": ("#E69F00", "p")}  # ways that are not ours
 WIDTH_IN, NARROW_IN = 3.3, 6.5  # of a column of panels, of a figure with one
-LETTERS_PER_IN = 14  # of the title
+LETTERS_PER_IN = 13  # of the title
 
 
 def draw_efficiency(
@@ -39,7 +39,7 @@ def draw_efficiency(
     Args:
         found: what was measured.
         shapes: a column of panels each.
-        methods: of our lines; other ways of decoding have theirs.
+        methods: of the lines.
         paper: whether the paper's points are drawn.
         title: above the panels.
         folder: there already.
@@ -82,7 +82,7 @@ def _panel(
     prompts = {prompt for points in lines.values() for prompt in points}
     handles: dict[str, Any] = {}
     for way, points in lines.items():
-        if way.way == OURS and way.method not in methods:
+        if way.method not in methods:
             continue
         color, marker = STYLES.get(way.method, ("#882255", "h")) if way.way == OURS else OTHERS[way.way]
         (line,) = panel.plot(

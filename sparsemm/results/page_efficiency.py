@@ -21,6 +21,7 @@ from sparsemm.results.figures import STYLES
 from sparsemm.results.figures_efficiency import OTHERS
 
 DASHES = {"graph": [7, 4], "compiled": [8, 3, 2, 3]}
+Curves = Mapping[Way, Mapping[int, float]]  # value by prompt length
 METRICS = {"decode": "ms per token", "memory": "peak GB (1e9 bytes)"}
 
 
@@ -29,7 +30,7 @@ def efficiency_view(benches: Sequence[Bench], models: Collection[str]) -> dict[s
     found = {place: one for place, one in places(benches).items() if place.shape in models}
     shapes = dict.fromkeys(place.shape for place in found)
     kinds = [(measure, shape) for shape in shapes for measure in MEASURES]
-    lines = {kind: one for kind in kinds if (one := curves(found, *kind))}
+    lines = {kind: one for kind in kinds if (one := _shown(curves(found, *kind)))}
     about = (
         "One sequence, by the benchmark: the median of rounds. Cells share prefill and decoding, so none of "
         "this is measured on them."
@@ -48,7 +49,12 @@ def efficiency_view(benches: Sequence[Bench], models: Collection[str]) -> dict[s
     }
 
 
-def _chart(measure: str, shape: str, ways: Mapping[Way, Mapping[int, float]]) -> dict[str, Any]:
+def _shown(ways: Curves) -> Curves:
+    """All methods decoded our way; of other ways the full cache and SparseMM."""
+    return {way: one for way, one in ways.items() if way.way == OURS or way.method in ("full", "sparsemm")}
+
+
+def _chart(measure: str, shape: str, ways: Curves) -> dict[str, Any]:
     prompts = _prompts(ways)
     of_paper = _of_paper(ways)
     return {
@@ -81,7 +87,7 @@ def _chart(measure: str, shape: str, ways: Mapping[Way, Mapping[int, float]]) ->
     }
 
 
-def _table(measure: str, shape: str, ways: Mapping[Way, Mapping[int, float]]) -> dict[str, Any]:
+def _table(measure: str, shape: str, ways: Curves) -> dict[str, Any]:
     prompts = _prompts(ways)
     rows = []
     for way, points in ways.items():
@@ -112,7 +118,7 @@ def _paper(measure: str, shape: str, way: Way, prompts: Sequence[int]) -> list[f
     return found if any(one is not None for one in found) else None
 
 
-def _prompts(ways: Mapping[Way, Mapping[int, float]]) -> list[int]:
+def _prompts(ways: Curves) -> list[int]:
     return sorted({prompt for points in ways.values() for prompt in points})
 
 
