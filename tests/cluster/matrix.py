@@ -197,7 +197,9 @@ def searched(lab, tmp_path):
 
 def test_cells_wait_in_the_queue_for_the_head_search_in_front_of_them(lab, make_lab, searched, same_table):
     said = lab.call("run", *lab.grid, *lab.slurm, "shards=2")
-    search, cells = re.findall(r"^SLURM (\d+): (?:head search, )?2 jobs(?:, after (\d+))?", said, re.MULTILINE)
+    search, cells = re.findall(
+        r"^SLURM (\d+): (?:head search, )?2 jobs(?:, after (\d+))?", said, re.MULTILINE
+    )
     assert cells[1] == search[0] and not searched.exists(), "it returned before anything was found"
     assert "3 cells in SLURM's queue already" in lab.call("run", *lab.grid, *lab.slurm, "shards=2")
     lab.until(lambda: "(head search): running on" in lab.call("status"))
@@ -243,6 +245,14 @@ def test_a_command_that_waits_searches_first_and_submits_the_cells_then(lab, sea
     said = lab.call("run", *lab.grid, *lab.slurm, "hydra.launcher.wait=true", "hydra.launcher.poll_s=0.5")
     assert searched.is_file() and said.count("SLURM ") == 2 and ", after" not in said
     assert "3 done" in lab.call("status", *lab.grid)
+
+
+def test_the_stock_launcher_of_submitit_runs_a_plain_multirun(lab):
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    stock = ["hydra/sweeper=basic", "hydra/launcher=submitit_slurm", "hydra.launcher.timeout_min=30"]
+    stock += ["hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=null", "--multirun"]
+    lab.call("run", *lab.grid, "task.limit=2", "method=full,sparsemm", *stock)
+    assert "3 done" in lab.call("status", *lab.grid, "task.limit=2", "method=full,sparsemm")
 
 
 def test_the_log_and_the_beat_of_a_worker_name_its_job(lab):
