@@ -10,11 +10,14 @@ from importlib.metadata import version
 import hydra
 from hydra import initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from sparsemm.bench.settings import as_lists
 from sparsemm.config import nearest, register_schemas
 from sparsemm.help import HELP, VERBS
 from sparsemm.lazy import read_later
@@ -27,6 +30,7 @@ COMPLETION = ("-sc", "--shell-completion", "--shell_completion")
 ONCE = ("--cfg", "-c", "--info", "-i", "--help", "-h", "--hydra-help", "--run", "-r", *COMPLETION)  # no sweep
 MULTIRUN = ("--multirun", "-m")
 SECTION_KEY = re.compile(r"(model|method|scorer|allocator|mask|task|data)\.[\w.]+")
+EXPERIMENT = re.compile(r"\+{0,2}experiment=(\w+)")
 OPEN_KEYS = re.compile(r"^hydra\.launcher\.(sbatch|environment)(?=[.=])")  # theirs are any keys
 PROTECTED = re.compile(r"[,()]")  # sweeps, functions, and lists of several values go as they are
 FULL_ERROR = "HYDRA_FULL_ERROR"  # Hydra's switch: raise errors instead of printing them and exiting
@@ -55,12 +59,10 @@ def run(arguments: Sequence[str]) -> int:
     if arguments[0] in COMPLETION:
         return _complete(arguments)
     verb, *rest = arguments
-    if verb == "bench":
-        from sparsemm.bench.main import run as bench
-
-        return bench(rest)
     if verb not in VERBS:
         return _refuse(_unknown_verb(verb, rest))
+    if refused := _other_verb(verb, rest):
+        return _refuse(refused)
     if verb != "run" and any(argument.startswith("hydra/sweeper=") for argument in rest):
         return _refuse(
             f"hydra/sweeper: {verb} works with the project's own sweeper. Leave hydra/sweeper out."
@@ -68,6 +70,8 @@ def run(arguments: Sequence[str]) -> int:
     if any(argument in ("--help", "-h") for argument in rest):
         print(VERBS[verb] + "\n")
         rest = [argument for argument in rest if argument not in ("--help", "-h")] + ["--help"]
+    if verb == "bench":
+        return _call([one for one in as_lists(rest) if one not in MULTIRUN], "bench")
     if verb == "heads" and rest[:1] == ["compare"]:
         return _compare(rest[1:])
     if verb == "heads" and rest[:1] == ["import"]:
@@ -107,15 +111,18 @@ def register() -> None:
     register_schemas()
 
 
-def _call(arguments: Sequence[str]) -> int:
+def _call(arguments: Sequence[str], root: str = "run") -> int:
     from sparsemm.sweep.jobs import run_composed
 
     register()
+    task = _bench if root == "bench" else run_composed
     sys.argv = [sys.argv[0], *arguments]
     outer = os.environ.get(FULL_ERROR)
     os.environ[FULL_ERROR] = "1"
     try:
-        hydra.main(config_path="pkg://sparsemm.conf", config_name="run", version_base="1.3")(run_composed)()
+        hydra.main(config_path="pkg://sparsemm.conf", config_name=root, version_base="1.3")(task)()
+    except SystemExit as stop:
+        return int(stop.code or 0)
     except UnusableConfiguration as error:
         return _refuse(str(error))
     except CellsFailed as error:
@@ -127,9 +134,14 @@ def _call(arguments: Sequence[str]) -> int:
     except (HydraException, OmegaConfBaseException) as error:
         if outer == "1":
             raise
-        return _refuse(f"Nothing was started: {_explained(error)}")
+        return _refuse(f"Nothing was started: {_explained(error, root)}")
     except KeyboardInterrupt:
-        print("\nsparsemm: stopped. The same command again goes on where it stopped.", file=sys.stderr)
+        on = (
+            "What was measured is kept."
+            if root == "bench"
+            else "The same command again goes on where it was."
+        )
+        print(f"\nsparsemm: stopped. {on}", file=sys.stderr)
         return 130
     finally:
         os.environ.pop(FULL_ERROR)
@@ -138,11 +150,23 @@ def _call(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _explained(error: Exception) -> str:
+def _bench(config: DictConfig) -> None:
+    from sparsemm.bench.main import run as bench
+
+    experiment = HydraConfig.get().runtime.choices.get("experiment")
+    values = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(values, dict)
+    try:
+        bench({str(key): value for key, value in values.items()}, experiment)
+    except ValueError as error:
+        sys.exit(_refuse(str(error)))  # an error would make Hydra print a line of its own
+
+
+def _explained(error: Exception, root: str) -> str:
     with initialize_config_module("sparsemm.conf", version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
-        defaults = loader.load_configuration("run", [], RunMode.MULTIRUN)
-        return explain(error, defaults, loader)
+        defaults = loader.load_configuration(root, [], RunMode.MULTIRUN)
+        return explain(error, defaults, loader if root == "run" else None, root)  # bench takes no groups
 
 
 def _compare(files: Sequence[str]) -> int:
@@ -169,7 +193,21 @@ def _complete(arguments: Sequence[str]) -> int:
         return 0
     if words[0] in VERBS:
         os.environ["COMP_LINE"] = f"{program} {' '.join(words[1:])}"
-    return _call(arguments)
+    return _call(arguments, "bench" if words[0] == "bench" else "run")
+
+
+def _other_verb(verb: str, rest: Sequence[str]) -> str | None:
+    """Why this verb cannot have the experiment that is asked for; its composition would say less."""
+    names = [match[1] for argument in rest if (match := EXPERIMENT.fullmatch(argument))]
+    if not names:
+        return None
+    from sparsemm.sweep.claims import refuse_claim
+
+    try:
+        refuse_claim(names[-1], verb)
+    except UnusableConfiguration as error:
+        return str(error)
+    return None
 
 
 def _unknown_verb(verb: str, rest: Sequence[str]) -> str:

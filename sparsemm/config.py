@@ -5,7 +5,7 @@ import types
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING as NO_DEFAULT
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
 from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,6 +14,8 @@ from hydra.core.config_store import ConfigStore
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import MISSING
+
+from sparsemm.bench.settings import Settings as BenchSettings
 
 if TYPE_CHECKING:
     from sparsemm.methods.base import Method
@@ -113,10 +115,17 @@ class RunConf:
     watch: bool = MISSING
 
 
+BenchConf = make_dataclass(  # the root of `sparsemm bench`
+    "BenchConf",
+    [(key, hint, field(default=MISSING)) for key, hint in typing.get_type_hints(BenchSettings).items()],
+)
+
+
 def register_schemas() -> None:
     """Put the schemas into Hydra's ConfigStore, in a group of their own: no option list shows them."""
     store = ConfigStore.instance()
-    for name, node in (("run", RunConf), ("task", TaskConf), ("engine", EngineConf)):
+    nodes = {"run": RunConf, "task": TaskConf, "engine": EngineConf, "bench": BenchConf}
+    for name, node in nodes.items():
         store.store(group="schema", name=name, node=node, provider="sparsemm")
 
 

@@ -12,7 +12,7 @@ verbs
   cancel   cancel what waits or runs in SLURM
   retry    run again what failed
   report   the table, the figure and the page of a grid; with tracking=offline or online a copy in W&B
-  bench    milliseconds for a token and memory of the cache, methods side by side
+  bench    milliseconds for a token, peak memory and more, methods side by side
   sync     send what waits for W&B, such as from a login node
 
 examples
@@ -111,27 +111,23 @@ examples
   sparsemm sync
   sparsemm sync output=/shared/outputs""",
     "bench": """\
-sparsemm bench [key=value ...]: milliseconds for a token and bytes of the cache, methods side by side.
-The model has the shape of a real one and random weights, and reads random tokens; the ways are timed in turn,
-and the median is told. `transformers` is its own cache with PyTorch's attention, in the same loop.
-
-settings (a comma makes several)
-  measure=decode           decode, or kernel: one layer's append and attention, beside copying the cache
-  shape=tiny               tiny, qwen2_0_5b, qwen2_vl_7b, llava_next_vicuna_7b, llava_next_mistral_7b
-  prompts=4096             tokens of the prompt
-  methods=full,sparsemm    methods of conf/method
-  budgets=128              entries kept per KV head
-  tokens=32                decoded in a round
-  rounds=5                 and one before them that is not counted
-  rows=1                   sequences decoded together
-  backend=auto             torch, triton, cuda, flash_attn (engine.cache_backend)
-  decode=eager             eager, or both: eager and graph (a GPU only)
-  device=auto              cpu, cuda
-  dtype=float32            bfloat16, float16
-  out=outputs/bench        folder of bench.json and bench.csv
+sparsemm bench [key=value ...]: speed and memory, methods side by side in one process, on the shape of a real
+model with random weights (or its own: weights=FOLDER). Prompts are rendered pages, through the model's own
+image processor and vision tower, filled with text to the exact length. Ways take turns; medians are told.
+  measure=decode    milliseconds for a token: transformers' cache, ours in full, methods, the published way
+  measure=prefill   what ranking, selecting and gathering add to reading a prompt
+  measure=memory    peak of prompt and answer: weights, cache, the rest
+  measure=grid      all methods and budgets decoded as rows of one cache, beside the full cache alone
+  measure=kernel    one layer's append and attention
+A comma makes a list, of every key that can have several. bench.json and bench.csv in `out` grow with every
+result; what an earlier run left there is kept in earlier-1, earlier-2, ... What does not fit into memory is
+null, with the reason, and the rest goes on. decode=graph and most 7B shapes need an NVIDIA GPU.
 
 examples
-  sparsemm bench
+  sparsemm bench +smoke=true                                      every measure in seconds, for a look
   sparsemm bench prompts=1024,4096 budgets=64,128 rounds=3
-  sparsemm bench measure=kernel shape=qwen2_0_5b budgets=256,2048""",
+  sparsemm bench measure=kernel shape=qwen2_0_5b budgets=256,2048
+  sparsemm bench measure=prefill,memory methods=full,snapkv,sparsemm
+  sparsemm bench measure=grid weights=pkg://sparsemm.data/tiny methods=snapkv,adakv,sparsemm budgets=48,64
+  sparsemm bench +experiment=figure6_efficiency                   the paper's Figure 6: hours on a CPU""",
 }

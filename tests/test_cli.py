@@ -222,7 +222,7 @@ def test_help_and_version_need_no_configuration(process):
     assert process("--version").out.startswith("sparsemm ")
 
 
-@pytest.mark.parametrize("verb", sorted({*VERBS} - {"bench"}))  # which is no Hydra application
+@pytest.mark.parametrize("verb", sorted({*VERBS} - {"bench"}))  # which has no groups: tests/bench
 def test_every_verb_explains_itself_and_lists_what_can_be_chosen(cli, verb):
     done = cli(verb, "--help")
     assert done.code == 0
@@ -251,6 +251,7 @@ def test_status_without_a_sweep_says_how_to_start_one(cli):
         ("sparsemm st", "status"),
         ("sparsemm run method=s", "method=snapkv method=sparsemm method=streamingllm"),
         ("sparsemm plan allocator=u", "allocator=uniform"),
+        ("sparsemm bench round", "rounds="),
     ],
 )
 def test_the_shell_completes_verbs_and_choices(process, line, words):

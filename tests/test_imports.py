@@ -40,7 +40,7 @@ ALLOWED = {
     "lmms_plugin": ("api", "config", "engine", "methods", "models", "sweep.worker", "tasks"),
     "bench": (
         *("api", "cache", "config", "engine", "kernels", "methods", "models", "paths", "results.files"),
-        *("help", "sweep.code", "tasks"),
+        *("sweep.code", "tasks"),
     ),
     "cli": ("bench", "config", "help", "lazy", "results", "sweep"),
 }

@@ -68,7 +68,7 @@ def all_runs(folder: Path) -> list[dict[str, Any]]:
 
 def _csv(results: list[Result]) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, HEADER, restval="", lineterminator="\n")
+    writer = csv.DictWriter(text, HEADER, lineterminator="\n")
     writer.writeheader()
     writer.writerows(
         {key: " ".join(map(str, value)) if isinstance(value, list) else value for key, value in one.items()}

@@ -58,8 +58,9 @@ def time_grid(
         for start in range(0, len(prompts), batch):
             rows[place] = engines[place].answer(prompts[start : start + batch])[0][0].rows
         wait(loaded.device)
+        seconds = time.perf_counter() - began
         if number:
-            times[place].append(time.perf_counter() - began)
+            times[place].append(seconds)
     return GridTimes(tuple(times[0]), tuple(times[1]), rows[1])
 
 

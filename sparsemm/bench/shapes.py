@@ -43,11 +43,6 @@ class Shape:
             self.text["hidden_size"] // heads,
         )
 
-    hidden = property(lambda self: self.text["hidden_size"])
-    heads = property(lambda self: self.text["num_attention_heads"])
-    kv_heads = property(lambda self: self.text["num_key_value_heads"])
-    layers = property(lambda self: self.text["num_hidden_layers"])
-
 
 _CLIP = {
     "hidden_size": 1024,

@@ -1,11 +1,14 @@
-"""What experiments say: of cells, or of head scores."""
+"""What experiments say: of cells, of head scores, or of speed and memory."""
 
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
 from sparsemm.heads.compare import HeadsClaim
+from sparsemm.results.efficiency import BenchClaim
 from sparsemm.sweep.errors import UnusableConfiguration
+
+ABOUT = {"run": "cells", "heads": "head scores", "bench": "speed and memory"}  # by verb; the others as run
 
 
 def experiment_claim(name: str | None) -> Any:
@@ -15,9 +18,18 @@ def experiment_claim(name: str | None) -> Any:
 
 
 def refuse_claim(experiment: str | None, verb: str) -> None:
-    """Raise UnusableConfiguration where a verb about cells is given an experiment about head scores."""
-    if verb != "heads" and isinstance(experiment_claim(experiment), HeadsClaim):
-        raise UnusableConfiguration(
-            f"experiment={experiment}: is about head scores, not cells. "
-            f"Try: sparsemm heads +experiment={experiment}"
-        )
+    """Raise UnusableConfiguration where a verb is given an experiment about something else."""
+    claim = experiment_claim(experiment)
+    own = _verb_of(claim)
+    if claim is None or own == verb or (own == "run" and verb != "bench"):
+        return
+    raise UnusableConfiguration(
+        f"experiment={experiment}: is about {ABOUT[own]}, not {ABOUT.get(verb, ABOUT['run'])}. "
+        f"Try: sparsemm {own} +experiment={experiment}"
+    )
+
+
+def _verb_of(claim: Any) -> str:
+    if isinstance(claim, BenchClaim):
+        return "bench"
+    return "heads" if isinstance(claim, HeadsClaim) else "run"

@@ -28,8 +28,17 @@ class CellsFailed(RuntimeError):
     """Some cells have no result. Exit code 1."""
 
 
-def explain(error: BaseException, config: DictConfig, loader: ConfigLoader | None = None) -> str:
-    """One line, with the nearest name that `config` (its keys) or `loader` (its groups) knows."""
+def explain(
+    error: BaseException, config: DictConfig, loader: ConfigLoader | None = None, verb: str = "run"
+) -> str:
+    """One line, with the nearest name that `config` (its keys) or `loader` (its groups) knows.
+
+    Args:
+        error: as Hydra or OmegaConf raised it.
+        config: the defaults.
+        loader: where to look groups up.
+        verb: whose --cfg shows all settings.
+    """
     cause = error
     while not isinstance(cause, OmegaConfBaseException) and cause.__cause__ is not None:
         cause = cause.__cause__
@@ -40,15 +49,15 @@ def explain(error: BaseException, config: DictConfig, loader: ConfigLoader | Non
     if isinstance(cause, ConfigAttributeError | ConfigKeyError):
         if loader is not None and _key(cause).startswith(LAUNCHER):
             return _launcher_parameter(_key(cause), loader)
-        return _unknown(_key(cause), config)
+        return _unknown(_key(cause), config, verb=verb)
     if isinstance(cause, ValidationError):
         return _type(cause)
     unmatched = re.match(r"Could not override '([^']+)'", str(error))
     if unmatched:
-        return _unknown(unmatched[1].split("@")[0], config, loader)
+        return _unknown(unmatched[1].split("@")[0], config, loader, verb)
     unknown_group = re.match(r"Could not (?:append|find|load) '([^'/]+)/?([^']*)'", str(error))
     if unknown_group and loader is not None:
-        return _unknown(unknown_group[1], config, loader)
+        return _unknown(unknown_group[1], config, loader, verb)
     return " ".join(line.strip() for line in str(error).splitlines() if line.strip())
 
 
@@ -91,11 +100,11 @@ def _option(error: MissingConfigException) -> str:
     )
 
 
-def _unknown(key: str, config: DictConfig, loader: ConfigLoader | None = None) -> str:
+def _unknown(key: str, config: DictConfig, loader: ConfigLoader | None = None, verb: str = "run") -> str:
     keys = keys_of(config) + (loader.list_groups("") if loader else [])
     inside = [known for known in keys if known.endswith("." + key)]
     meant = f" Did you mean {inside[0]}?" if inside else nearest(key, keys)
-    return f"{key}: there is no such setting.{meant} `sparsemm run --cfg job` prints all settings."
+    return f"{key}: there is no such setting.{meant} `sparsemm {verb} --cfg job` prints all settings."
 
 
 def _type(error: OmegaConfBaseException) -> str:
@@ -111,7 +120,8 @@ def _type(error: OmegaConfBaseException) -> str:
 
 
 def _key(error: OmegaConfBaseException) -> str:
-    return str(error.full_key or error.key)
+    """The setting; of a list's element, the list."""
+    return re.sub(r"\[\d+\]$", "", str(error.full_key or error.key))
 
 
 def _first(error: OmegaConfBaseException) -> str:

@@ -1,95 +1,196 @@
-"""The benchmark times what it says, at a size that runs anywhere."""
+"""The verb: settings, files, the printed tables, and what is refused."""
 
 import csv
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
-from sparsemm.bench import decode
-from sparsemm.bench.decode import NO_METHOD
-from sparsemm.bench.kernel import PUBLISHED
-from sparsemm.bench.main import parse, run
-from sparsemm.bench.shapes import SHAPES, BenchModel
+from sparsemm.bench import main
+from sparsemm.bench.files import BenchFiles, all_runs
+from sparsemm.bench.machine import describe
+from sparsemm.bench.results import COLUMNS, attempt, result
+from sparsemm.bench.settings import LISTS, SMOKE, Settings, as_lists
+from sparsemm.cli import run
+from sparsemm.help import VERBS
 
-SMALL = ["prompts=96", "tokens=3", "rounds=2", "budgets=40"]
+KEYS = {  # of bench.json, as others read it
+    "decode": {
+        "way",
+        "method",
+        "budget",
+        "decode",
+        "backend",
+        "rows",
+        "ms_per_token",
+        "speedup",
+        "limit_share",
+    },
+    "memory": {"way", "method", "budget", "peak_bytes", "weights_bytes", "cache_bytes", "less_than_full"},
+    "prefill": {"method", "budget", "prefill_ms", "with_method_ms", "select_ms", "share"},
+    "grid": {"cells", "rows", "ratio", "grid_ms", "full_ms"},
+    "kernel": {"way", "budget", "us", "gb_per_s", "copy_share", "speedup_against_published"},
+}
 
 
 @pytest.fixture(autouse=True)
-def clock(monkeypatch):
-    """A clock that goes on by a second at every look."""
-    seconds = iter(range(10_000))
-    monkeypatch.setattr(decode.time, "perf_counter", lambda: float(next(seconds)))
+def quick(monkeypatch):
+    """The bandwidth of the machine is measured elsewhere."""
+    monkeypatch.setattr(main.kernel, "copy_gb_per_s", lambda device: 10.0)
 
 
-def test_every_way_is_timed_and_written(tmp_path, capsys):
-    assert run([*SMALL, "methods=full,snapkv,sparsemm", "rows=2", f"out={tmp_path}"]) == 0
-    found = json.loads((tmp_path / "bench.json").read_text())
-    results = found["results"]
-    assert [one["name"] for one in results] == [NO_METHOD, "full", "snapkv", "sparsemm"]
-    assert [one["budget"] for one in results] == [None, None, 40, 40]
-    assert {one["ms_per_token"] for one in results} == {1000 / 3}  # of this test's clock
-    assert {one["ratio"] for one in results} == {1.0}
-    shape = SHAPES["tiny"]
-    entry = 2 * 4 * shape.hidden // shape.heads * shape.layers * shape.kv_heads
-    assert [one["cache_bytes"][0] for one in results] == [2 * entry * kept for kept in (96, 96, 40, 40)]
-    assert found["machine"]["torch"] == torch.__version__
-    with (tmp_path / "bench.csv").open() as file:
-        assert [line["name"] for line in csv.DictReader(file)] == [one["name"] for one in results]
-    printed = capsys.readouterr().out
-    assert "sparsemm budget=40 eager" in printed and "prompt of 96 tokens, cache computed by torch" in printed
+def read(folder: Path) -> dict:
+    return json.loads((folder / "bench.json").read_text())
 
 
-def test_a_layers_time_is_told_beside_the_published_way(tmp_path, capsys):
-    assert run(["measure=kernel", "budgets=40,80", "tokens=2", f"out={tmp_path}"]) == 0
-    results = json.loads((tmp_path / "bench.json").read_text())["results"]
-    assert [one["name"] for one in results] == 2 * ["torch", PUBLISHED]
-    assert "80 entries per KV head" in capsys.readouterr().out
+def test_a_smoke_run_measures_everything(tmp_path, capsys):
+    """Twice, so that the first is kept."""
+    once = ["bench", "+smoke=true", "methods=full,snapkv", "backend=torch", f"out={tmp_path}"]
+    assert run(once) == 0
+    folder = tmp_path / "smoke"
+    found = read(folder)
+    assert found["format"] == 1
+    assert {one["measure"] for one in found["results"]} == set(COLUMNS)
+    for one in found["results"]:
+        assert set(one) >= {"measure", "shape"} | KEYS[one["measure"]]
+        assert one.get("error") is None and one["shape"] == "tiny"
+        if one["measure"] != "kernel":
+            assert one["prompt_tokens"] == SMOKE["prompts"][0] and one["image_tokens"] > 100
+    assert found["settings"]["prompts"] == list(SMOKE["prompts"]) and found["settings"]["smoke"] is True
+    machine = found["machine"]
+    assert machine["gpu"] is False and machine["torch"] == torch.__version__
+    assert machine["copy_gb_per_s"] == 10.0 and machine["clocks_mhz"] is None
+    with (folder / "bench.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert [line["measure"] for line in lines] == [one["measure"] for one in found["results"]]
+    shown = capsys.readouterr().out
+    for measure in COLUMNS:
+        assert f"\n{measure}, tiny, " in shown
+    assert "snapkv budget=48" in shown and str(folder / "bench.json") in shown
+
+    few = ["measure=grid", "prompts=64", "budgets=40", "tokens=1", "rounds=1"]
+    assert run(["bench", *few, f"out={folder}"]) == 0
+    assert read(folder / "earlier-1") == found
+    assert [one["measure"] for one in read(folder)["results"]] == ["grid"]
+    assert len(all_runs(folder)) == 2 and all_runs(folder)[0] == found
 
 
-def test_all_ways_decode_the_same_tokens_where_nothing_is_dropped(monkeypatch):
-    """What is timed is the same work: the loop's tokens, watched, are equal with all three caches."""
-    from sparsemm.api import make_method
+def test_files_are_whole_after_every_result_and_nothing_is_overwritten(tmp_path):
+    for number in range(3):
+        files = BenchFiles(tmp_path, {"tokens": number}, {"when": str(number)})
+        for rows in (1, 2):
+            files.add(result("decode", "tiny", rows=rows, rounds_ms=[1.5, 2.5]))
+            assert len(read(tmp_path)["results"]) == rows
+    assert read(tmp_path)["settings"] == {"tokens": 2}
+    assert [read(tmp_path / f"earlier-{number}")["settings"]["tokens"] for number in (1, 2)] == [0, 1]
+    assert [one["settings"]["tokens"] for one in all_runs(tmp_path)] == [0, 1, 2]
+    assert "1.5 2.5" in (tmp_path / "bench.csv").read_text()
 
-    loaded = BenchModel("tiny", torch.device("cpu"), torch.float32, 200)
-    bench = decode.DecodeBench(loaded, [make_method("full"), make_method("snapkv", "budget=500")], 60, 4)
-    seen = []
-    forward = loaded.model.forward
 
-    def watched(*args, **kwargs):
-        seen.append(kwargs["input_ids"].tolist())
-        return forward(*args, **kwargs)
+def test_out_of_memory_is_a_reason_and_other_errors_are_errors():
+    def fails(error):
+        raise error
 
-    monkeypatch.setattr(loaded.model, "forward", watched)
-    for way in (bench._transformers, lambda: bench._eager(0), lambda: bench._eager(1)):
-        way()()
-    assert seen[:4] == seen[4:8] == seen[8:]
+    assert attempt(lambda: 3) == (3, None)
+    found = attempt(lambda: fails(torch.OutOfMemoryError("CUDA out of memory.\n Tried")))
+    assert found == (None, "out of memory: CUDA out of memory. Tried")
+    with pytest.raises(RuntimeError, match="illegal"):
+        attempt(lambda: fails(RuntimeError("an illegal memory access")))
+
+
+def test_a_model_that_does_not_fit_leaves_the_other_shapes(tmp_path, monkeypatch):
+    real = main.make_model
+
+    def make(shape, *rest):
+        if shape != "tiny":
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return real(shape, *rest)
+
+    monkeypatch.setattr(main, "make_model", make)
+    asked = [
+        "shape=qwen2_vl_7b,tiny",
+        "measure=grid,memory",
+        "prompts=64",
+        "budgets=40",
+        "tokens=1",
+        "rounds=1",
+    ]
+    assert run(["bench", *asked, f"out={tmp_path}"]) == 0
+    big = [one for one in read(tmp_path)["results"] if one["shape"] == "qwen2_vl_7b"]
+    small = [one for one in read(tmp_path)["results"] if one["shape"] == "tiny"]
+    assert {one["measure"] for one in big} == {one["measure"] for one in small} == {"grid", "memory"}
+    assert all("out of memory" in one["error"] for one in big)
+    assert all(one["peak_bytes"] for one in small if one["measure"] == "memory")
 
 
 @pytest.mark.parametrize(
     ("argument", "words"),
     [
-        ("shape=huge", "shape=huge: must be one of tiny"),
-        ("budget=64", "budget=64: there is no such setting. bench takes: measure"),
-        ("prompts=many", "prompts=many: must be a whole number"),
-        ("rounds=0", "rounds=0: must be whole numbers of at least 1"),
-        ("backend=numpy", "engine.cache_backend=numpy: must be one of"),
-        ("decode=graph", "decode=graph: must be one of eager, both"),
+        ("budget=64", "budget: there is no such setting. Did you mean budgets? `sparsemm bench --cfg job`"),
+        ("prompts=many", "prompts=many: must be a whole number. Set prompts."),
+        ("rounds=0", "rounds=0: must be at least 1. Set rounds."),
+        ("rows=33", "rows=33: must be at most 32. Set rows."),
+        ("methods=snpkv", "methods=snpkv: must be one of adakv,"),
+        ("methods=snpkv", "Did you mean snapkv?"),
+        ("budgets=8", "budgets=8 methods=sparsemm: must be at least 32: method.window=32"),
+        ("shape=huge", "shape=huge: must be one of tiny, qwen2_0_5b,"),
+        ("measure=speed", "measure=speed: must be one of decode, prefill, memory, grid, kernel."),
+        ("decode=both", "decode=both: must be one of eager, graph, compiled."),
+        ("backend=numpy", "backend=numpy: must be one of auto, torch,"),
+        ("weights=/nowhere", "weights=/nowhere: no such folder."),
+        ("+experiment=quickstart", "is about cells, not speed and memory. Try: sparsemm run +experiment="),
     ],
 )
-def test_what_cannot_be_is_refused(argument, words, capsys):
-    assert run([argument]) == 2
-    assert words in capsys.readouterr().err
+def test_what_cannot_be_is_refused_before_anything_is_done(argument, words, capsys, tmp_path):
+    assert run(["bench", argument, f"out={tmp_path / 'out'}"]) == 2
+    told = capsys.readouterr()
+    assert words in told.err and told.out == ""
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-@pytest.mark.parametrize("argument", ["device=cuda", "decode=both"])
-def test_without_a_gpu_what_needs_one_is_refused(argument):
-    with pytest.raises(ValueError, match="GPU"):
-        parse([argument])
+@pytest.mark.parametrize("argument", ["device=cuda", "decode=graph", "backend=flash_attn"])
+def test_without_a_gpu_what_needs_one_is_refused(argument, capsys, tmp_path):
+    assert run(["bench", argument, f"out={tmp_path / 'out'}"]) == 2
+    assert f"{argument}: " in capsys.readouterr().err
 
 
-def test_help_names_every_setting(capsys):
-    assert run(["--help"]) == 0
-    printed = capsys.readouterr().out
-    assert all(f"  {key}=" in printed for key in vars(parse([])))
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"shape": ("qwen2_0_5b",), "images": True}, "images=true: shape=qwen2_0_5b reads text alone"),
+        (
+            {"shape": ("tiny", "qwen2_vl_7b"), "weights": "a/b"},
+            "weights=a/b: belong to one model with images",
+        ),
+        ({"prompts": ()}, r"prompts=\[\]: must be at least one"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(changes, words):
+    rest = {"methods": ("full",), "backend": "auto", "images": None, "smoke": False, "out": "-"}
+    with pytest.raises(ValueError, match=words):
+        Settings(**{**SMOKE, **rest, **changes})
+
+
+def test_a_comma_makes_a_list_of_keys_that_have_several():
+    given = ["prompts=1,2", "rows=1", "decode=[eager]", "out=a,b", "+smoke=true", "+experiment=x"]
+    assert as_lists(given) == [
+        *("prompts=[1,2]", "rows=[1]", "decode=[eager]", "out=a,b", "smoke=true", "+experiment=x"),
+    ]
+    assert set(LISTS) == {"measure", "shape", "prompts", "methods", "budgets", "rows", "decode"}
+
+
+def test_help_shows_every_setting_with_its_default(capsys):
+    assert run(["bench", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith(VERBS["bench"])
+    assert all(f"\n{key}:" in shown for key in Settings.__dataclass_fields__)
+    assert run(["bench", "--cfg", "job", "prompts=512"]) == 0
+    assert "prompts:\n- 512\n" in capsys.readouterr().out
+
+
+def test_the_machine_says_what_it_is():
+    found = describe(torch.device("cpu"), None)
+    assert found["device"] and found["threads"] == torch.get_num_threads()
+    assert found["sparsemm"].startswith("0.") and found["copy_gb_per_s"] is None
