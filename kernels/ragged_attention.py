@@ -119,15 +119,16 @@ def append(arena: Arena, keys: Tensor, values: Tensor, seen: int | Tensor, more_
     new = keys.shape[2]
     if new > arena.room:
         arena = grow(arena, max(new, more_room))
-    after = (arena.starts + arena.lengths.flatten())[:, None] + torch.arange(new, device=keys.device)
-    slots = after.flatten()
+    slots = arena.starts + arena.lengths.flatten()
+    if new > 1:
+        slots = (slots[:, None] + torch.arange(new, device=keys.device)).flatten()
     arena.keys.index_copy_(0, slots, keys.reshape(-1, keys.shape[3]))
     arena.values.index_copy_(0, slots, values.reshape(-1, values.shape[3]))
-    if isinstance(seen, int):
-        tokens = torch.arange(seen, seen + new, device=keys.device)
+    if isinstance(seen, int) and new == 1:
+        arena.tokens.index_fill_(0, slots, seen)
     else:
         tokens = seen + torch.arange(new, device=keys.device)
-    arena.tokens[after] = tokens
+        arena.tokens.index_copy_(0, slots, tokens.repeat(len(slots) // new))
     arena.bias.index_fill_(0, slots, 0.0)
     arena.lengths.add_(new)
     return Arena(**{**arena.__dict__, "room": arena.room - new})
@@ -148,7 +149,10 @@ def attend(arena: Arena, queries: Tensor, scaling: float, mask: Tensor | None = 
     rows, heads = arena.lengths.shape
     query_heads, new, dim = queries.shape[1:]
     group = query_heads // heads
-    segments = queries.reshape(rows * heads, group * new, dim).index_select(0, arena.order)
+    segments = queries.reshape(rows * heads, group * new, dim)
+    several = len(arena.classes) > 1  # else the order is that of the segments
+    if several:
+        segments = segments.index_select(0, arena.order)
     outputs = []
     for size in arena.classes:
         here = slice(size.offset, size.offset + size.count * size.capacity)
@@ -166,7 +170,7 @@ def attend(arena: Arena, queries: Tensor, scaling: float, mask: Tensor | None = 
                 scale=scaling,
             )
         )
-    out = torch.cat(outputs)[:, 0].index_select(0, arena.place)
+    out = torch.cat(outputs).index_select(0, arena.place) if several else outputs[0]
     return out.view(rows, query_heads, new, dim).transpose(1, 2)
 
 
