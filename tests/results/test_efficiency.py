@@ -9,13 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra import initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
 from sparsemm.experiments.figure6_efficiency import CLAIM, FASTER, LESS, MODEL, PROMPT, draw, judge
 
+from sparsemm.cli import register
 from sparsemm.results.efficiency import (
+    DECODES,
+    MEASURES,
     OURS,
     Place,
     Way,
     in_store,
+    paper_16k,
+    paper_budget,
     paper_curve,
     paper_shapes,
     places,
@@ -108,6 +116,19 @@ def test_the_papers_own_numbers_support_its_sentences() -> None:
     )
     assert decode[0] / decode[1] >= FASTER
     assert 1 - memory[1] / memory[0] >= LESS
+
+
+def test_the_experiment_measures_the_papers_places() -> None:
+    register()
+    with initialize_config_module("sparsemm.conf", version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        asked = loader.load_configuration("bench", ["+experiment=figure6_efficiency"], RunMode.RUN)
+    model, prompt, by_method = paper_16k()
+    assert list(asked["shape"]) == list(paper_shapes()) and model in asked["shape"]
+    assert list(asked.prompts) == list(paper_curve("memory", model, "full")) and prompt in asked.prompts
+    assert set(asked.methods) == set(by_method) and list(asked.budgets) == [paper_budget()]
+    assert list(asked.measure) == list(MEASURES) and list(asked.decode) == list(DECODES)
+    assert (asked.tokens, asked.device, asked.dtype) == (100, "cuda", "bfloat16")
 
 
 def test_of_the_same_place_the_newest_counts(bench: Maker) -> None:

@@ -29,7 +29,8 @@ Maker = Callable[..., dict[str, Any]]
 CONF = Path(sparsemm.conf.__path__[0]) / "experiment"
 EVERY = sorted(path.stem for path in CONF.glob("*.yaml"))
 OF_HEADS = ("figure2_heads",)  # searches, no cells: tests/heads
-EXPERIMENTS = [name for name in EVERY if name not in OF_HEADS]
+OF_BENCH = ("figure6_efficiency",)  # tests/results/test_efficiency.py
+EXPERIMENTS = [name for name in EVERY if name not in (*OF_HEADS, *OF_BENCH)]
 PAPER = {"table1_rho": 24, "table2_components": 18, "table3_main": 465, "table4_general": 93}
 TOLERANCE = 0.015  # of the paper's numbers, which have no intervals: the standard error of 1000 samples
 

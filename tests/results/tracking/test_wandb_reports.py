@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Callable
+import shutil
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import pytest
@@ -29,12 +33,41 @@ EXPERIMENTS = sorted(
 )
 
 
+@pytest.fixture(scope="module")
+def arguments(random_model_folder: Path) -> list[str]:
+    """The grid of a sweep of two cells."""
+    return [f"model.path={random_model_folder}", *SMALL]
+
+
 @pytest.fixture
-def sweep(random_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def sweep(arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The arguments of a sweep of two cells in a folder of its own."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["sparsemm"])
-    return [f"model.path={random_model_folder}", *SMALL]
+    return arguments
+
+
+@dataclass(frozen=True)
+class Tracked:
+    """A finished sweep in <folder>/outputs, tracked offline, with a secret in the environment."""
+
+    folder: Path
+    secret: str
+    said: str
+
+
+@pytest.fixture(scope="module")
+def tracked(arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> Tracked:
+    """One run for the tests that look at it."""
+    folder, secret = tmp_path_factory.mktemp("tracked"), token_hex(20)
+    said = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(said), redirect_stderr(said):
+        for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY", "MY_PASSWORD"):
+            patch.setenv(name, secret)
+        patch.chdir(folder)
+        patch.setattr("sys.argv", ["sparsemm"])
+        assert run(["run", *arguments, "tracking=offline", "tracking.samples=1"]) == 0
+    return Tracked(folder, secret, said.getvalue())
 
 
 def _results(folder: Path) -> dict[str, dict[str, Any]]:
@@ -42,22 +75,42 @@ def _results(folder: Path) -> dict[str, dict[str, Any]]:
     return {one["fingerprint"]: one for one in found}
 
 
-def test_a_sweep_is_in_wandb_offline_completely_and_once(sweep, tmp_path, read: Callable[..., Any], capsys):
-    assert run(["run", *sweep, "tracking=offline"]) == 0
-    assert "W&B: 3 of 3 runs are new or changed" in capsys.readouterr().out
-    results = _results(tmp_path / "outputs")
-    runs = read(tmp_path / "outputs" / "wandb")
-    assert len(results) == 2 and results.keys() < runs.keys()
-    for name, result in results.items():
-        assert runs[name].summary["score"] == result["score"]
-        table = runs[name].table("samples")
-        assert len(table["data"]) == 4 and all(row[1]["_type"] == "image-file" for row in table["data"])
-    (report,) = runs.keys() - results.keys()
-    names = [entry.path for one in runs[report].artifacts for entry in one.manifest.contents]
+def test_a_sweep_is_in_wandb_offline_completely_and_once(tracked, monkeypatch, capsys):
+    assert "W&B: 3 of 3 runs are new or changed" in tracked.said
+    cells, report = runs_like_the_store(tracked.folder / "outputs")
+    assert len(cells) == 2
+    assert all(len(one.table("samples")["data"]) == 1 for one in cells.values())
+    names = [entry.path for one in report.artifacts for entry in one.manifest.contents]
     assert {"page.html", "table.csv", "figure.png"} <= set(names)
-    assert run(["report", "tracking=offline"]) == 0
+    monkeypatch.chdir(tracked.folder)
+    assert run(["report", "tracking=offline", "tracking.samples=1"]) == 0
     assert "W&B: 0 of 3 runs are new or changed" in capsys.readouterr().out
-    assert runs.keys() == read(tmp_path / "outputs" / "wandb").keys()
+    assert runs_like_the_store(tracked.folder / "outputs")[0].keys() == cells.keys()
+
+
+def test_a_secret_in_the_environment_is_in_nothing_that_is_written_or_said(tracked):
+    assert tracked.secret not in tracked.said
+    files = [file for file in tracked.folder.rglob("*") if file.is_file()]
+    assert {"config.yaml", "result.json", "page.html", "wandb-report.json"} <= {file.name for file in files}
+    assert [file for file in files if tracked.secret.encode() in file.read_bytes()] == []
+
+
+def test_a_report_over_an_empty_or_a_mixed_store_says_what_is_missing(tracked, sweep, tmp_path, capsys, read):
+    assert run(["report", "tracking=offline"]) == 0
+    assert f"There is no sweep in {tmp_path / 'outputs'} yet. Start one:" in capsys.readouterr().out
+    shutil.copytree(tracked.folder / "outputs" / "cells", tmp_path / "outputs" / "cells")
+    torn = next((tmp_path / "outputs").glob("cells/*/*/result.json"))
+    torn.write_text(torn.read_text()[:40])
+    wider = [one.replace("budget=8", "budget=8,12") for one in sweep]
+    assert run(["report", *wider, "tracking=offline"]) == 0
+    out = capsys.readouterr().out
+    assert "2 of 3 cells not run yet." in out
+    page = Path(next(line for line in out.splitlines() if line.endswith("page.html"))).read_text()
+    assert "2 of 3 cells not run yet." in page and page.count("<li>model tiny, task documents, method") == 2
+    runs = read(tmp_path / "outputs" / "wandb")
+    (report,) = [one for one in runs.values() if one.job_type == "report"]
+    assert len(runs) == 2
+    assert (report.summary["cells"], report.summary["cells_missing"]) == (1, 2)
 
 
 def test_a_line_that_is_cut_costs_no_cell_and_the_next_report_completes_wandb(
