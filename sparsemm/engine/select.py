@@ -30,7 +30,7 @@ class RowPlan:
         methods: for every row, the method that decides.
         rankings: the distinct rankings, each with its rows.
         counts: [L, R, H] candidates to keep; meaningless for rows in `per_layer`.
-        lengths: [L, R, H] entries that every row keeps; None where a row is in `per_layer`.
+        lengths: [L, R, H] entries that every row keeps; likewise.
         everything: rows that keep the whole prompt.
         per_layer: rows whose method must see each layer's scores.
     """
@@ -39,7 +39,7 @@ class RowPlan:
     methods: tuple[Method, ...]
     rankings: tuple[tuple[_Ranking, tuple[int, ...]], ...]
     counts: Tensor
-    lengths: Tensor | None
+    lengths: Tensor
     everything: tuple[int, ...]
     per_layer: tuple[int, ...]
 
@@ -90,7 +90,7 @@ class Selector:
             tuple(deciding),
             shared,
             wanted,
-            None if per_layer else lengths,
+            lengths,
             tuple(everything),
             tuple(per_layer),
         )
@@ -119,7 +119,7 @@ class Selector:
         if len(plan.everything) == len(plan.methods):  # they share one row
             return _everything(keys, values)
         keep = torch.ones(len(plan.methods), heads, tokens, dtype=torch.bool, device=keys.device)
-        placed = self._on_device(tokens, keys.device)
+        placed, lengths = self._on_device(tokens, keys.device), plan.lengths[layer]
         for (ranking, rows), (index, counts) in zip(plan.rankings, placed, strict=True):
             before = tokens - ranking.window
             scores = ranking.scorer.scores(queries[:, -ranking.window :], keys, scaling, before)[
@@ -128,12 +128,13 @@ class Selector:
             wanted, order = counts[layer], None
             if set(rows) & set(plan.per_layer):
                 ranked = torch.sort(scores, dim=1, descending=True, stable=True)
-                wanted, order = wanted.clone(), ranked.indices
+                wanted, order, lengths = wanted.clone(), ranked.indices, lengths.clone()
                 for place, row in enumerate(rows):
                     if row in plan.per_layer:
-                        wanted[place] = plan.methods[row].layer_counts(ranked.values, tokens)
+                        counted = plan.methods[row].layer_counts(ranked.values, tokens)
+                        wanted[place], lengths[row] = counted, counted + plan.methods[row].protected
             keep[index, :, ranking.sinks : before] = current().choose(scores, wanted, order)
-        return Kept.gather(keys, values, keep, None if plan.lengths is None else plan.lengths[layer])
+        return Kept.gather(keys, values, keep, lengths)
 
 
 def _everything(keys: Tensor, values: Tensor) -> Kept:

@@ -163,10 +163,11 @@ class Method:
         return None if self.allocator.per_layer else _static_counts(self, shape, candidates, capacity)
 
     def layer_counts(self, ranked: Tensor, prompt_tokens: int) -> Tensor:
-        """[H] candidates to keep in one layer; `ranked` [H, n] as in `Allocator.layer_wishes`."""
+        """[H] candidates to keep in one layer, for the host; `ranked` [H, n] as in `layer_wishes`."""
         capacity = self.capacity(prompt_tokens)
         assert capacity is not None
-        return self._whole(self.allocator.layer_wishes(ranked, capacity), ranked.shape[1], capacity)
+        wishes = self.allocator.layer_wishes(ranked, capacity).cpu()  # rounding looks at them many times
+        return self._whole(wishes, ranked.shape[1], capacity)
 
     def _whole(self, wishes: Tensor, candidates: int, capacity: int) -> Tensor:
         if self.rounding == "paper":

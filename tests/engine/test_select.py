@@ -40,10 +40,14 @@ def test_methods_that_know_their_counts_never_wait_for_the_device(
     assert lengths.sum(1).tolist()[0] == 4 * 60
 
 
-def test_a_method_that_must_see_the_scores_leaves_counting_to_the_gather(make_method, tensors):
-    selector = Selector([make_method("snapkv", 30), make_method("adakv", 30)], SHAPE)
-    assert selector.plan(60).lengths is None
-    assert selector.select(0, *tensors, 0.25).lengths.sum(1).tolist() == [4 * 30, 4 * 30]
+def test_lengths_are_what_is_kept_of_methods_that_must_see_the_scores_too(make_method, tensors):
+    selector, noted = Selector([make_method("snapkv", 30), make_method("adakv", 30)], SHAPE), Gathered()
+    with using(noted):
+        selector.select(0, *tensors, 0.25)
+    keep, lengths = noted.noted
+    assert torch.equal(keep.sum(2), lengths)
+    assert lengths.sum(1).tolist() == [4 * 30, 4 * 30]
+    assert lengths[1].tolist() != [30] * 4
 
 
 def test_everything_is_kept_as_it_is_without_a_copy(full, tensors):
