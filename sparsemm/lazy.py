@@ -18,7 +18,8 @@ class _Unread(ModuleType):
         self.__class__ = ModuleType  # type: ignore[assignment]
         spec = self.__spec__
         assert spec and spec.loader
-        self.__path__ = spec.submodule_search_locations
+        if spec.submodule_search_locations is not None:
+            self.__path__ = spec.submodule_search_locations
         spec.loader.exec_module(self)
         return getattr(self, name)
 

@@ -1,5 +1,6 @@
 """Hydra's and OmegaConf's complaints in the project's words: key=value, what is expected, the next step."""
 
+import json
 import re
 
 from hydra.core.config_loader import ConfigLoader
@@ -64,11 +65,13 @@ def explain(
 def _launcher_parameter(key: str, loader: ConfigLoader) -> str:
     """What hydra/launcher=slurm takes, with its defaults."""
     config = loader.load_configuration("run", ["hydra/launcher=slurm"], RunMode.MULTIRUN)
-    known = {str(name): value for name, value in config.hydra.launcher.items() if name != "_target_"}
+    parameters = OmegaConf.to_container(config.hydra.launcher)
+    assert isinstance(parameters, dict)
+    known = {str(name): value for name, value in parameters.items() if name != "_target_"}
     name = key.removeprefix(LAUNCHER)
     if name in known:
         return f"{key}: belongs to hydra/launcher=slurm. Add that."
-    listed = ", ".join(f"{name}={'null' if value is None else value}" for name, value in known.items())
+    listed = ", ".join(f"{name}={json.dumps(value)}" for name, value in known.items())
     return f"{key}: there is no such parameter.{nearest(name, known)} hydra/launcher=slurm takes: {listed}"
 
 

@@ -53,6 +53,12 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     made.start()
     yield made
     made.stop()
+    holding = [
+        words
+        for pid, _, words in module._processes()
+        if any(path.startswith(f"{made.root}/") for path in module._open(pid))
+    ]
+    assert not holding, "the cluster left processes behind"
 
 
 @pytest.fixture(scope="session")

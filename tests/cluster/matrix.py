@@ -92,6 +92,16 @@ def test_a_time_limit_shorter_than_the_work(lab, ends_as):
     ends_as()
 
 
+def test_a_job_that_slurm_itself_requeues(lab, ends_as):
+    job = lab.submit(ONE_BY_ONE)
+    lab.until(lambda: lab.lines() > 12)
+    lab.cluster.ask("scontrol", "requeue", job)
+    lab.until(lambda: lab.restarts(job) == [1])
+    lab.finish()
+    assert lab.states(job) == {"COMPLETED"}
+    ends_as(lost=1)
+
+
 def test_a_node_that_is_lost_with_its_job(lab, ends_as):
     job = lab.submit(ONE_BY_ONE)
     lab.until(lambda: lab.lines() > 12)
@@ -245,6 +255,31 @@ def test_a_command_that_waits_searches_first_and_submits_the_cells_then(lab, sea
     said = lab.call("run", *lab.grid, *lab.slurm, "hydra.launcher.wait=true", "hydra.launcher.poll_s=0.5")
     assert searched.is_file() and said.count("SLURM ") == 2 and ", after" not in said
     assert "3 done" in lab.call("status", *lab.grid)
+
+
+def test_nodes_that_cannot_write_the_output_folder_say_so_and_the_sweep_goes_on(lab, ends_as):
+    """Root may write anywhere, so a file stands where a folder should be, and the folder is away."""
+    held = "hydra.launcher.sbatch={hold: true}"
+    job = lab.submit(held)
+    away = lab.output.with_name("away")
+    lab.store.workers.touch()
+    lab.cluster.ask("scontrol", "release", job)
+    lab.finish()
+    lab.store.workers.unlink()
+    shown = lab.call("status", code=1)
+    assert lab.states(job) == {"FAILED"} and f"SLURM {job}: failed on n" in shown
+    assert "cannot write: File exists" in shown and "give another output=FOLDER" in shown
+    lab.call("retry", *lab.slurm, held)
+    (job,) = lab.live()
+    lab.output.rename(away)
+    lab.cluster.ask("scontrol", "release", job)
+    lab.finish()
+    away.rename(lab.output)
+    shown = lab.call("status", code=1)
+    assert f"SLURM {job}: failed" in shown and "if the node could not write there, give an output" in shown
+    lab.call("retry", *lab.slurm)
+    lab.finish()
+    ends_as()
 
 
 def test_the_stock_launcher_of_submitit_runs_a_plain_multirun(lab):

@@ -105,7 +105,7 @@ def test_an_unknown_parameter_lists_those_that_there_are(tmp_path, capsys):
     assert cli.run(["run", "hydra/launcher=slurm", "hydra.launcher.partion=x", f"output={tmp_path}"]) == 2
     said = capsys.readouterr().err
     assert "hydra.launcher.partion: there is no such parameter. Did you mean partition?" in said
-    assert "time_min=240" in said and "account=null" in said
+    assert "time_min=240" in said and "account=null" in said and "wait=false" in said
 
 
 def test_without_sbatch_the_message_says_where_to_go(tmp_path, monkeypatch, capsys):

@@ -1,7 +1,9 @@
 """What is made of the answers of squeue and sacct."""
 
+import json
 import time
 
+from sparsemm import cli
 from sparsemm.results.leases import Heartbeat, Leases
 from sparsemm.results.store import Store
 from sparsemm.sweep.code import changes
@@ -95,3 +97,19 @@ def test_changed_code_is_put_into_words():
     assert "commit aaaaaaaaaa was submitted, bbbbbbbbbb" in changes(then, then | {"commit": "b" * 40})
     assert "differ otherwise" in changes(then, then | {"diff": "12"})
     assert changes({"commit": None}, then) == ""
+
+
+def test_a_sweep_whose_code_changed_since_its_submission_warns(tmp_path, fake, row, monkeypatch, capsys):
+    root, grid = fake(), ["method=full", "hydra/launcher=slurm", "engine.device=cpu", f"output={tmp_path}"]
+    then = {"commit": "a" * 40, "dirty": False, "diff": ""}
+    monkeypatch.setattr("sparsemm.sweep.starting.git_state", lambda: then)
+    monkeypatch.setattr("sparsemm.sweep.launching.git_state", lambda: {**then, "commit": "b" * 40})
+    assert cli.run(["run", *grid]) == 0
+    (folder,) = tmp_path.glob("sweeps/*")
+    (root / "queue").write_text(row("1000", f"{folder.name}.0", "PENDING"))
+    capsys.readouterr()
+    assert cli.run(["status", f"output={tmp_path}"]) == 0
+    assert (
+        "The code changed since submission: commit aaaaaaaaaa was submitted, bbb" in capsys.readouterr().out
+    )
+    assert json.loads((folder / "jobs" / "0.json").read_text())["git"] == then
