@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from importlib.util import find_spec
 
 import torch
@@ -18,6 +19,9 @@ from torch import Tensor
 from sparsemm.cache import RaggedCache
 from sparsemm.models.base import LoadedModel
 
+# Of inductor, for one row on a GPU: products with a vector become kernels of its own, tuned when they first run;
+# PyTorch says (inductor's decomposition of mm) that only these reach the memory's bandwidth. Not measured.
+ONE_ROW = {"coordinate_descent_tuning": True}
 SIZES = 64  # numbers of rows that one process may compile for; PyTorch's own limit is 8
 INSTEAD = "set engine.decode=eager, or engine.decode=graph on a GPU."
 
@@ -79,12 +83,15 @@ def compile_forward(loaded: LoadedModel, compiler: str = "inductor") -> Forward:
         logits: Tensor = output.logits[:, -1]
         return logits
 
-    compiled = torch.compile(forward, backend=compiler, fullgraph=True, dynamic=False)
+    whole = partial(torch.compile, forward, backend=compiler, fullgraph=True, dynamic=False)
+    several: Forward = whole()
+    tuned = compiler == "inductor" and loaded.device.type == "cuda"
+    one: Forward = whole(options=ONE_ROW) if tuned else several
 
     def checked(tokens: Tensor, positions: Tensor) -> Tensor:
         try:
             with torch._dynamo.config.patch(recompile_limit=SIZES):
-                return compiled(tokens, positions)
+                return (one if len(tokens) == 1 else several)(tokens, positions)
         except torch._dynamo.exc.Unsupported as error:
             told = str(error).strip().splitlines()[0]
             raise ValueError(
