@@ -35,6 +35,7 @@ NOT_A_GRID = (
     "import_file",
     "tracking",
 )  # keys that choose no cells
+LATE_S = 60.0  # until a file that another node wrote shows on a disk that they share
 JOB_FIELDS = (
     "fingerprint",
     "settings",
@@ -228,10 +229,16 @@ def run_file(path: Path, stop: Callable[[], bool] = lambda: False, job_id: str =
 
 def _known_cells(path: Path, job: dict[str, Any]) -> Path:
     """The job file of cells whose head search has ended; what is wrong with the scores belongs to each."""
+    deadline = time.monotonic() + LATE_S
     try:
-        if file := ready(path):
-            return file
-        raise ValueError(f"{', '.join(job['awaits'])}: not there, though the head search has ended.")
+        while (file := ready(path)) is None:
+            if time.monotonic() > deadline:
+                raise ValueError(
+                    f"{', '.join(job['awaits'])}: not there, though the head search has ended. "
+                    "Run the sweep's command again."
+                )
+            time.sleep(1)
+        return file
     except ValueError as error:
         for entry in job["cells"]:
             Store(Path(job["store"])).cell(entry["fingerprint"]).write_failure(str(error))

@@ -12,6 +12,7 @@ from sparsemm.sweep.jobs import (
     last_sweep,
     quoted,
     report_name,
+    run_file,
     write_job,
     write_jobs,
 )
@@ -95,3 +96,15 @@ def test_a_report_of_anything_else_has_a_name_of_its_own_whatever_the_order():
 def test_a_path_survives_hydras_grammar(make_composer, text):
     (point,) = make_composer().points([f"job_file={quoted(text)}"])
     assert point.settings["job_file"] == text
+
+
+def test_scores_that_do_not_fit_fail_the_cells_that_waited_for_them(tmp_path, make_composer, model):
+    store, scores = Store(tmp_path / "out"), tmp_path / "scores.json"
+    cells = make_grid(make_composer(), [*model[:1], f"model.head_scores={scores}", "budget=64,128"]).cells
+    (file,) = write_jobs(store, _record("one", 1.0), [cells], searched=[str(scores)])
+    assert last_sweep(store) == _record("one", 1.0), "nothing is known of its cells yet"
+    scores.write_text(json.dumps({"format": 1, "scores": [[1.0, 2.0]]}))
+    with pytest.raises(ValueError, match="has shape"):
+        run_file(file)
+    reasons = {store.cell(cell.fingerprint).failure() for cell in cells}
+    assert len(reasons) == 1 and "model.head_scores has shape [1, 2]" in reasons.pop()
