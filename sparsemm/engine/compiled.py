@@ -19,7 +19,7 @@ from torch import Tensor
 from sparsemm.cache import RaggedCache
 from sparsemm.models.base import LoadedModel
 
-# Of inductor, for one row on a GPU: products with a vector become kernels of its own, tuned when they first run;
+# Of inductor, for one row on a GPU: products with a vector become kernels of its own, tuned when first run;
 # PyTorch says (inductor's decomposition of mm) that only these reach the memory's bandwidth. Not measured.
 ONE_ROW = {"coordinate_descent_tuning": True}
 SIZES = 64  # numbers of rows that one process may compile for; PyTorch's own limit is 8
