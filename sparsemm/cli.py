@@ -152,12 +152,15 @@ def _call(arguments: Sequence[str], root: str = "run") -> int:
 
 def _bench(config: DictConfig) -> None:
     from sparsemm.bench.main import run as bench
+    from sparsemm.sweep.tracking import track_bench, tracking_of
 
     experiment = HydraConfig.get().runtime.choices.get("experiment")
+    tracking = tracking_of(config)
     values = OmegaConf.to_container(config, resolve=True)
     assert isinstance(values, dict)
     try:
-        bench({str(key): value for key, value in values.items()}, experiment)
+        folder = bench({str(key): value for key, value in values.items() if key != "tracking"}, experiment)
+        print(track_bench(folder, tracking, experiment), end="")
     except ValueError as error:
         sys.exit(_refuse(str(error)))  # an error would make Hydra print a line of its own
 

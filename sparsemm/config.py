@@ -117,7 +117,10 @@ class RunConf:
 
 BenchConf = make_dataclass(  # the root of `sparsemm bench`
     "BenchConf",
-    [(key, hint, field(default=MISSING)) for key, hint in typing.get_type_hints(BenchSettings).items()],
+    [
+        *((key, hint, field(default=MISSING)) for key, hint in typing.get_type_hints(BenchSettings).items()),
+        ("tracking", TrackingConf, field(default_factory=TrackingConf)),
+    ],
 )
 
 

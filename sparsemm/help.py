@@ -129,5 +129,6 @@ examples
   sparsemm bench measure=kernel shape=qwen2_0_5b budgets=256,2048
   sparsemm bench measure=prefill,memory methods=full,snapkv,sparsemm
   sparsemm bench measure=grid weights=pkg://sparsemm.data/tiny methods=snapkv,adakv,sparsemm budgets=48,64
-  sparsemm bench +experiment=figure6_efficiency                   the paper's Figure 6: hours on a CPU""",
+  sparsemm bench +experiment=figure6_efficiency                   the paper's Figure 6: needs a GPU
+  sparsemm bench +experiment=figure6_efficiency +smoke=true tracking=offline     and a copy for W&B""",
 }

@@ -27,8 +27,8 @@ from sparsemm.models.base import LoadedModel, Prompt
 from sparsemm.paths import resolve as resolve_path
 
 
-def run(values: Mapping[str, Any], experiment: str | None = None) -> None:
-    """Measure, print and write.
+def run(values: Mapping[str, Any], experiment: str | None = None) -> Path:
+    """Measure, print and write; return the folder.
 
     Args:
         values: of every key of conf/bench.yaml.
@@ -56,6 +56,7 @@ def run(values: Mapping[str, Any], experiment: str | None = None) -> None:
         module = import_module(f"sparsemm.experiments.{experiment}")
         for path in module.draw(all_runs(files.folder), files.folder):
             print(path)
+    return files.folder
 
 
 def _check(settings: Settings) -> dict[str, list[Method]]:

@@ -161,6 +161,7 @@ def track(out: Path, tracking: Tracking, board: BenchBoard | None = None) -> str
 
 
 def _track(out: Path, tracking: Tracking, board: BenchBoard | None) -> str:
+    out = out.absolute()  # W&B's service has a working directory of its own
     (bench,) = read([out / "bench.json"])
     root = next((one.parent for one in (out, *out.parents) if one.name == "bench"), out)
     mirror = Mirror(root, tracking)

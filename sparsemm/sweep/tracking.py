@@ -1,4 +1,7 @@
-"""What conf/tracking asks for, checked before any work."""
+"""What conf/tracking asks for, checked before any work; and a benchmark's copy in W&B."""
+
+from importlib import import_module
+from pathlib import Path
 
 from omegaconf import DictConfig
 
@@ -18,3 +21,13 @@ def tracking_of(config: DictConfig) -> Tracking:
     except ValueError as error:
         raise UnusableConfiguration(f"Nothing was started: {error}") from error
     return tracking
+
+
+def track_bench(folder: Path, tracking: Tracking, experiment: str | None) -> str:
+    """Copy the benchmark in `folder` to W&B where that is asked for; return what to print."""
+    if tracking.mode == "none":
+        return ""
+    from sparsemm.results.wandb_bench import track
+
+    module = import_module(f"sparsemm.experiments.{experiment}") if experiment else None
+    return track(folder, tracking, module.board(tracking.project, tracking.entity) if module else None) + "\n"

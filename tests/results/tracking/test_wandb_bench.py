@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from sparsemm.experiments.figure6_efficiency import board
 
+from sparsemm.cli import run
 from sparsemm.results.efficiency import paper_shapes
 from sparsemm.results.wandb_bench import bench_run, track
 from sparsemm.results.wandb_boards import BOARDS, to_json
@@ -36,22 +37,22 @@ def test_a_benchmark_is_one_run_with_the_values_of_its_file(measured, read):
     said = track(measured, OFFLINE)
     assert said.startswith("W&B: 1 of 1 runs are new or changed")
     content = json.loads((measured / "bench.json").read_text())
-    (run,) = read(measured.parent / "wandb").values()
-    assert (run.job_type, run.group, run.project) == ("bench", "bench", "p")
-    assert run.config["machine"] == content["machine"] and run.config["shapes"] == [MODEL]
-    assert "/home/someone" not in json.dumps(run.config)
-    table = run.table("results")
+    (found,) = read(measured.parent / "wandb").values()
+    assert (found.job_type, found.group, found.project) == ("bench", "bench", "p")
+    assert found.config["machine"] == content["machine"] and found.config["shapes"] == [MODEL]
+    assert "/home/someone" not in json.dumps(found.config)
+    table = found.table("results")
     lines = [dict(zip(table["columns"], line, strict=True)) for line in table["data"]]
     assert len(lines) == len(content["results"]) == 16
     for line, result in zip(lines, content["results"], strict=True):
         for key, value in result.items():
             assert line[key] == (json.dumps(value) if isinstance(value, list) else value)
-    points = [one for one in run.points if "prompt_tokens" in one]
+    points = [one for one in found.points if "prompt_tokens" in one]
     assert [one["prompt_tokens"] for one in points] == [2048, 32768]
     for point in points:
         assert point[f"{MODEL}/ms_per_token/sparsemm_256_graph"] == 5.0
         assert point[f"{MODEL}/peak_gb/full"] == 30.0
-    (artifact,) = [one for one in run.artifacts if one.type == "bench"]
+    (artifact,) = [one for one in found.artifacts if one.type == "bench"]
     assert {"bench.json", "figure6.csv"} == {one.path for one in artifact.manifest.contents}
     assert track(measured, OFFLINE).startswith("W&B: 0 of 1 runs are new or changed")
 
@@ -84,11 +85,11 @@ def test_online_the_run_is_sent_and_the_dashboard_saved_once(measured, server):
     made = board(project="p", entity=None)
     said = track(measured, online, made)
     assert "W&B: sent 1 run" in said and f"workspace: {server.url}/me/p?nw=" in said
-    (run,) = server.runs
-    assert server.runs[run]["jobType"] == "bench"
-    assert server.summary(run)[f"{MODEL}/peak_gb/full"] == 30.0
+    (name,) = server.runs
+    assert server.runs[name]["jobType"] == "bench"
+    assert server.summary(name)[f"{MODEL}/peak_gb/full"] == 30.0
     assert [view["displayName"] for view in server.views] == [f"sparsemm: {made.report}", made.title]
-    assert {name for name in BOARDS.values() if (measured / name).is_file()} == set(BOARDS.values())
+    assert all((measured / file).is_file() for file in BOARDS.values())
     assert "sent 0 runs; 1 were there" in track(measured, online, made)
     assert len(server.views) == 2
 
@@ -99,3 +100,28 @@ def test_whatever_wandb_does_the_files_stay(measured, monkeypatch):
 
     monkeypatch.setattr("sparsemm.results.wandb_runs.Mirror.write", broken)
     assert "W&B: no copy (RuntimeError: no space)" in track(measured, OFFLINE)
+
+
+def test_the_figures_smoke_run_is_drawn_and_tracked_from_the_command_line(
+    tmp_path, monkeypatch, capsys, read
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sparsemm.bench.kernel.copy_gb_per_s", lambda _: 10.0)
+    quick = ["methods=full,sparsemm", "backend=torch"]
+    smoke = ["bench", "+experiment=figure6_efficiency", "+smoke=true", *quick]
+    assert run([*smoke, "tracking=offline", "tracking.project=a/b"]) == 2
+    assert (
+        "tracking.project=a/b: W&B takes" in capsys.readouterr().err and not (tmp_path / "outputs").exists()
+    )
+    assert run([*smoke, "tracking=offline"]) == 0
+    assert "W&B: 1 of 1 runs are new or changed" in capsys.readouterr().out
+    out = tmp_path / "outputs" / "bench" / "smoke"
+    content = json.loads((out / "bench.json").read_text())
+    (found,) = read(tmp_path / "outputs" / "wandb").values()
+    assert found.summary["results"] == len(content["results"])
+    assert found.config["settings"]["smoke"] is True
+    (artifact,) = [one for one in found.artifacts if one.type == "bench"]
+    drawn = {f"figure6.{kind}" for kind in ("svg", "png", "md", "csv")}
+    assert {one.path for one in artifact.manifest.contents} == {"bench.json", "bench.csv"} | drawn
+    assert "the tiny shape on" in (out / "figure6.md").read_text()
+    assert all((out / name).is_file() for name in BOARDS.values())
