@@ -1,6 +1,7 @@
 """Imports point down only, each heavy dependency has its seam, and no file holds two ideas."""
 
 import ast
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -148,7 +149,7 @@ def test_no_file_has_more_than_300_lines(module):
     assert len(MODULES[module].read_text().splitlines()) <= 300
 
 
-def test_a_sweep_is_planned_without_importing_torch(tmp_path):
+def test_a_sweep_is_planned_and_submitted_without_importing_torch(tmp_path):
     """On a login node, from a shared disk, that takes longer than everything else."""
     code = """
 import sys
@@ -158,11 +159,15 @@ try:
 finally:
     assert not {"torch._C", "transformers"} & sys.modules.keys()
 """
-    grid = ["+experiment=quickstart", "mask=none,visual", f"output={tmp_path}"]
-    command = [sys.executable, "-c", code, "plan", *grid]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    for program in ("sbatch", "squeue", "srun", "scontrol"):
+        (tmp_path / program).write_text("#!/bin/sh\necho Submitted batch job 7\n")
+        (tmp_path / program).chmod(0o755)
+    grid = ["+experiment=quickstart", "mask=none,visual", "hydra/launcher=slurm", f"output={tmp_path}"]
+    env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    command = [sys.executable, "-c", code, "run", *grid]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
     assert done.returncode == 0, done.stderr
-    assert "in 2 jobs" in done.stdout
+    assert "SLURM 7: 2 jobs" in done.stdout
 
 
 def test_the_core_works_without_hydra_pandas_and_matplotlib():

@@ -1,6 +1,6 @@
 import json
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -108,3 +108,12 @@ def test_scores_that_do_not_fit_fail_the_cells_that_waited_for_them(tmp_path, ma
         run_file(file)
     reasons = {store.cell(cell.fingerprint).failure() for cell in cells}
     assert len(reasons) == 1 and "model.head_scores has shape [1, 2]" in reasons.pop()
+
+
+def test_the_difference_to_the_commit_is_kept_with_the_sweep(tmp_path, monkeypatch):
+    monkeypatch.setattr("sparsemm.sweep.jobs.git_diff", lambda: "+ a line\n")
+    store = Store(tmp_path)
+    write_jobs(store, replace(_record("changed", 1.0), git={"commit": "ab", "diff": "12"}), [])
+    write_jobs(store, replace(_record("clean", 1.0), git={"commit": "ab", "diff": ""}), [])
+    assert (store.sweeps / "changed" / "code.diff").read_text() == "+ a line\n"
+    assert not (store.sweeps / "clean" / "code.diff").exists()
