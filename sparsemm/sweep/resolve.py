@@ -125,7 +125,8 @@ class Base:
         inside = [leaf for leaf in self._owner_leaves(key) if leaf.startswith(f"{key}.")]
         if not inside or any(leaf in self._referring for leaf in inside):
             return None
-        return self.leaves[inside[0]][: key.count(".") + 1]
+        place = self.leaves[inside[0]][: key.count(".") + 1]
+        return place if _dotted(place) == key else None  # a key with a dot in it
 
     def taken_as_it_is(self, key: str) -> bool:
         """Whether a reference has no type of its own."""

@@ -13,6 +13,7 @@ from sparsemm.sweep.jobs import last_sweep
 from sparsemm.sweep.launcher import SlurmParameters, check, launch
 from sparsemm.sweep.plan import Sizing
 from sparsemm.sweep.submission import Submission
+from sparsemm.sweep.submitted import Submissions
 
 
 def test_1000_jobs_are_arrays_within_the_limit_in_seconds(tmp_path, fake, defaults, overrides):
@@ -171,3 +172,4 @@ def test_a_cell_that_waited_for_head_scores_gets_the_fingerprint_that_it_has_wit
     assert "6 cells in SLURM's queue already" in capsys.readouterr().out
     after = {entry["fingerprint"] for entry in last_sweep(store).cells}
     assert len(before) == len(after) == 6 and len(before & after) == 2
+    assert Submissions(store).current({name: {} for name in before}).keys() == after, "who watches goes on"
