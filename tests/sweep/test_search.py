@@ -1,19 +1,34 @@
 """The head search from the command line: on its own, and in front of the cells that lack a file."""
 
 import json
-import subprocess
-import sys
+from dataclasses import dataclass
 
 import pytest
+
+from sparsemm import cli
 
 SMALL = ["model=tiny", "samples=2", "data.max_new_tokens=40"]
 
 
+@dataclass(frozen=True)
+class Done:
+    """What a command printed, and its exit code."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
 @pytest.fixture
-def sparsemm(tmp_path):
+def sparsemm(tmp_path, monkeypatch, capsys):
+    """The command line in a folder of its own, in this process."""
+    monkeypatch.chdir(tmp_path)
+
     def call(*arguments):
-        command = [sys.executable, "-m", "sparsemm.cli", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+        with monkeypatch.context() as patch:
+            patch.setattr("sys.argv", ["sparsemm"])
+            code = cli.run(arguments)
+        return Done(code, *capsys.readouterr())
 
     return call
 
@@ -59,7 +74,7 @@ def test_a_head_file_is_searched_compared_and_refused_for_another_model(sparsemm
     ],
 )
 def test_what_no_search_could_use_is_refused(sparsemm, arguments, words, monkeypatch, tmp_path):
-    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     done = sparsemm(*arguments)
     assert done.returncode == 2
     assert words in done.stderr
