@@ -54,7 +54,7 @@ def report(name, kernel, dtype, target, constants, warps, scalars=()):
 
 def main():
     for target in (80, 90):
-        for most in (2048, 8192, choose_top.LARGEST, 2 * choose_top.LARGEST):
+        for most in (choose_top.LARGEST, 2 * choose_top.LARGEST):
             tile = choose_top.blocks(most)
             warps = tile.pop("num_warps")
             choose = choose_top.choose_scores
