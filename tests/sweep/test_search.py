@@ -7,7 +7,7 @@ import pytest
 
 from sparsemm import cli
 
-SMALL = ["model=tiny", "samples=2", "data.max_new_tokens=40"]
+SMALL = ["model=tiny", "samples=1", "data.max_new_tokens=24"]
 
 
 @dataclass(frozen=True)
