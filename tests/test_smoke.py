@@ -1,6 +1,7 @@
 """The paper's main table from one command, on small random models and local data; every path is real."""
 
 import csv
+import json
 import os
 import re
 import shutil
@@ -18,6 +19,21 @@ needs_wandb = pytest.mark.skipif(not find_spec("wandb"), reason='needs pip insta
 needs_java = pytest.mark.skipif(not shutil.which("java"), reason="CIDEr needs Java")
 
 
+TRACKED = ["tracking=offline", "tracking.samples=1"] if find_spec("wandb") else []
+
+
+def reported(said: str) -> Path:
+    """The folder of the report."""
+    return Path(re.search(r"^(.*)/table\.csv$", said, re.MULTILINE)[1])
+
+
+def dashboards(said: str) -> bool:
+    """Whether both are written, as JSON."""
+    return all(
+        json.loads((reported(said) / f"wandb-{kind}.json").read_text()) for kind in ("workspace", "report")
+    )
+
+
 @pytest.fixture(scope="module")
 def sparsemm(tmp_path_factory):
     folder = tmp_path_factory.mktemp("smoke")
@@ -32,8 +48,7 @@ def sparsemm(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def table3(sparsemm):
-    tracked = ["tracking=offline", "tracking.samples=1"] if find_spec("wandb") else []
-    done = sparsemm("run", "+experiment=table3_main", "+smoke=true", *tracked)
+    done = sparsemm("run", "+experiment=table3_main", "+smoke=true", *TRACKED)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
@@ -44,8 +59,7 @@ def test_the_main_table_has_465_cells_beside_the_papers_numbers(table3):
         "465 cells (540 combinations; the others are the same cells), 0 finished, 465 to run"
     )
     assert "in 15 jobs" in table3.splitlines()[0]
-    file = Path(re.search(r"^(.*/table\.csv)$", table3, re.MULTILINE)[1])
-    with file.open() as stream:
+    with (reported(table3) / "table.csv").open() as stream:
         places = list(csv.DictReader(stream))
     assert len(places) == 465
     assert all(place["score"] for place in places)
@@ -61,9 +75,8 @@ def test_the_main_table_has_465_cells_beside_the_papers_numbers(table3):
 @needs_wandb
 def test_the_main_table_is_in_wandb_offline_value_by_value(table3):
     assert "W&B: 466 of 466 runs are new or changed" in table3
-    file = Path(re.search(r"^(.*/table\.csv)$", table3, re.MULTILINE)[1])
-    cells, report = runs_like_the_store(file.parents[2])
-    assert len(cells) == 465
+    cells, report = runs_like_the_store(reported(table3).parents[1])
+    assert len(cells) == 465 and dashboards(table3)
     assert report.summary["cells"] == 465 and report.summary["cells_missing"] == 0
     assert sum(one.path.startswith("tables/") for a in report.artifacts for one in a.manifest.contents) == 15
 
@@ -83,6 +96,8 @@ def test_a_second_run_finds_everything_finished(table3, sparsemm):
 
 @pytest.mark.parametrize("experiment", ["table1_rho", "table2_components", "table4_general"])
 def test_the_other_tables_run_too(sparsemm, experiment):
-    done = sparsemm("run", f"+experiment={experiment}", "+smoke=true")
+    tracked = TRACKED if experiment != "table4_general" else []
+    done = sparsemm("run", f"+experiment={experiment}", "+smoke=true", *tracked)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "paper" in done.stdout
+    assert not tracked or dashboards(done.stdout)

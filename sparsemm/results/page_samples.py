@@ -20,7 +20,7 @@ Record = Mapping[str, Any]
 Images = Callable[[str, int], Sequence[Any]]  # fingerprint, index of the sample -> PIL images
 
 MOST = 200  # samples of the page
-MOST_IMAGE_BYTES = 5_000_000  # of all images together, before base64
+MOST_IMAGE_BYTES = 3_500_000  # of all images together, before base64: a page stays under 10 MB
 SIDES = (1024, 800, 640, 512, 400, 320, 240)  # pixels of an image's longer side, tried in this order
 LONGEST = 600  # letters of an answer or a question
 IMAGES_EACH = 4  # of one sample
@@ -42,7 +42,10 @@ class Gallery:
         if key not in self._known:
             try:
                 found = list(self.images(fingerprint, index))[:IMAGES_EACH]
-                self._known[key] = [self._number(encoded(image, self._room)) for image in found], ""
+                self._known[key] = (
+                    [self._number(encoded(image, self._room // len(found))) for image in found],
+                    "",
+                )
             except Exception as error:  # a report must not fail where data is not at hand
                 said = (str(error).splitlines() or [type(error).__name__])[0]
                 self._known[key] = [], f"Its image is not at hand here: {said}"

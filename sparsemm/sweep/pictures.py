@@ -72,7 +72,9 @@ def head_maps(store: Store, results: Iterable[Mapping[str, Any]]) -> list[HeadMa
             scores, content = load_head_scores(file), read_head_file(file)
         except ValueError:
             continue  # it changed since: the cells hold its digest, and the page shows what is there
-        caption = f"{describe(scores)} Found on {content.get('samples')} samples of {content.get('data')}."
+        count = content.get("samples")
+        found_on = f"Found on {count} samples of {content.get('data')}" if count else content.get("data", "")
+        caption = f"{describe(scores)} {found_on}."
         draw = heat_map(scores)
         maps.append(HeadMap(model, caption, png(draw, LIGHT, PAGE_DPI), png(draw, DARK, PAGE_DPI)))
     return maps

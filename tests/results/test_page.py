@@ -7,17 +7,18 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from PIL import Image
 
 from sparsemm.paths import resolve
-from sparsemm.results.page import LIBRARY, VENDOR, HeadMap, Material
+from sparsemm.results.page import LIBRARY, VENDOR, HeadMap, Material, Page, write_page
 from sparsemm.results.page_samples import MOST_IMAGE_BYTES, choose, encoded
 from sparsemm.results.report import write_report
 from sparsemm.results.store import Store
-from sparsemm.results.tables import Claim
+from sparsemm.results.tables import Claim, build_tables
 
 Results = list[dict[str, Any]]
 Maker = Callable[..., dict[str, Any]]
@@ -196,6 +197,35 @@ def test_samples_that_differ_most_and_evenly_spaced_ones_are_chosen():
     assert [name for name, text in why.items() if "differ" in text] == ["s07", "s08", "s09"]
     assert len(why) == 6 and list(why) == sorted(why)
     assert len(choose(cells, 40)) == 40
+
+
+def test_the_page_of_the_whole_table_3_with_200_samples_stays_under_10_mb(cell, tmp_path):
+    """Every text as long as the page shows any, and all the images that it makes room for."""
+    long = "an answer that does not end " * 100
+    record = {"question": long, "references": [long] * 6, "answer": long, "score": 1.0, "error": None}
+    record |= {"kept_entries": 1, "full_entries": 2, "document": "d"}
+    records = {f"s{n:03d}": record | {"sample": f"s{n:03d}", "index": n} for n in range(20)}
+    first, results = cell("qwen2_vl_7b", "docvqa", "full", None, 0.5), []
+    for model in ("llava_next_vicuna_7b", "llava_next_mistral_7b", "qwen2_vl_7b"):
+        for task in ("docvqa", "ocrbench", "textvqa", "chartqa", "textcaps"):
+            for method in ("full", "snapkv", "pyramidkv", "adakv", "sparsemm", "random"):
+                for budget in (None,) if method == "full" else (2048, 1024, 512, 256, 128, 64):
+                    label = first["label"] | {
+                        "model": model,
+                        "task": task,
+                        "method": method,
+                        "budget": budget,
+                    }
+                    name = f"{len(results):020x}"
+                    results.append(first | {"label": label, "fingerprint": name})
+    sampled = SimpleNamespace(
+        cell=lambda _: SimpleNamespace(samples=lambda: SimpleNamespace(records=records))
+    )
+    material = Material(store=sampled, images=_image)
+    made = Page(title="", sentence="", tables=build_tables(results), results=results, material=material)
+    size = write_page(made, tmp_path / "page.html").stat().st_size
+    assert len(results) == 465 and (tmp_path / "page.html").read_text().count("one of all samples") == 0
+    assert size > 4e6 and size + MOST_IMAGE_BYTES * 4 / 3 < 10e6
 
 
 def test_images_are_made_small_enough():
