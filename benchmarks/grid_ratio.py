@@ -2,18 +2,19 @@
 
     python benchmarks/grid_ratio.py [model folder] [batch of prompts]
 
-Both sides run the same prompts through the same engine in turn; the figure is the median over rounds.
+Both sides run the same prompts through the same engine in turn; the figure is the median over rounds
+(`sparsemm bench measure=grid` does so for any shape and prompt).
 Also printed: how many of the grid's answers differ from each cell answered alone.
 """
 
 import platform
 import statistics
 import sys
-import time
 
 import torch
 import transformers
 
+from sparsemm.bench.grid import time_grid
 from sparsemm.engine.generate import Engine
 from sparsemm.methods.allocators.adaptive import Adaptive
 from sparsemm.methods.allocators.keep_all import KeepAll
@@ -60,18 +61,9 @@ def main() -> None:
     )
     prompts = [loaded.prompt(task.sample(i).images()[0], task.sample(i).question) for i in range(PROMPTS)]
     methods = grid(loaded.shape.layers, loaded.shape.query_heads)
-    alone, together = Engine(loaded, methods[:1], NEW_TOKENS), Engine(loaded, methods, NEW_TOKENS)
-
-    def seconds(engine: Engine) -> float:
-        began = time.perf_counter()
-        for start in range(0, PROMPTS, batch):
-            engine.answer(prompts[start : start + batch])
-        return time.perf_counter() - began
-
-    seconds(alone), seconds(together)
-    rounds = [(seconds(alone), seconds(together)) for _ in range(ROUNDS)]
-    ratio = statistics.median(grid_s / one_s for one_s, grid_s in rounds)
-    one_ms, grid_ms = (1000 * statistics.median(column) / PROMPTS for column in zip(*rounds, strict=True))
+    together = Engine(loaded, methods, NEW_TOKENS)
+    found = time_grid(loaded, prompts, methods[0], methods, NEW_TOKENS, ROUNDS, batch)
+    one_ms, grid_ms = (1000 * statistics.median(one) / PROMPTS for one in (found.full_s, found.grid_s))
     at_once = together.answer(prompts[:batch])
     separate = [Engine(loaded, [method], NEW_TOKENS).answer(prompts[:batch]) for method in methods]
     differ = sum(
@@ -81,7 +73,7 @@ def main() -> None:
     )
     print(f"{len(methods)} cells, {PROMPTS} prompts of {prompts[0].tokens} tokens in batches of {batch}")
     print(f"medians of {ROUNDS} rounds, both sides in turn")
-    print(f"grid / full cache alone: {ratio:.2f} (31 separate runs: about 31)")
+    print(f"grid / full cache alone: {found.ratio:.2f} (31 separate runs: about 31)")
     print(f"per prompt: {one_ms:.1f} ms alone, {grid_ms:.1f} ms for the grid")
     print(f"answers that differ from the cell answered alone: {differ} of {batch * len(methods)}")
     print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads")

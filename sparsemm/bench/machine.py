@@ -2,6 +2,7 @@
 
 import platform
 import subprocess
+import time
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from sparsemm.sweep.code import git_state
 
 ASKED = "driver_version,clocks.sm,clocks.mem"
+LONGEST_S = 20  # that nvidia-smi may take
 
 
 def describe(device: torch.device, copy_gb_per_s: float | None) -> dict[str, Any]:
@@ -41,20 +43,22 @@ def describe(device: torch.device, copy_gb_per_s: float | None) -> dict[str, Any
 
 
 def _driver(device: torch.device) -> tuple[str | None, dict[str, int] | None]:
-    """The driver's version and the clocks in MHz, at this moment."""
+    """The driver's version and the clocks in MHz while the device computes: idle ones say nothing."""
     number = torch.cuda.current_device() if device.index is None else device.index
     uuid = f"GPU-{torch.cuda.get_device_properties(number).uuid}"
+    asked = ["nvidia-smi", f"--id={uuid}", f"--query-gpu={ASKED}", "--format=csv,noheader,nounits"]
+    busy = torch.ones(4096, 4096, dtype=torch.bfloat16, device=device)
     try:
-        told = subprocess.run(
-            ["nvidia-smi", f"--id={uuid}", f"--query-gpu={ASKED}", "--format=csv,noheader,nounits"],
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=20,
-        ).stdout
+        with subprocess.Popen(asked, stdout=subprocess.PIPE, text=True) as process:
+            until = time.monotonic() + LONGEST_S
+            while process.poll() is None and time.monotonic() < until:
+                torch.matmul(busy, busy)
+                torch.cuda.synchronize(device)
+            process.kill()
+            told = process.stdout.read() if process.stdout else ""
         driver, sm, memory = (one.strip() for one in told.strip().split(","))
         return driver, {"sm": int(sm), "memory": int(memory)}
-    except (OSError, subprocess.SubprocessError, ValueError):
+    except (OSError, ValueError):
         return None, None
 
 

@@ -3,6 +3,7 @@
 import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -21,6 +22,7 @@ from sparsemm.bench.settings import RANDOM, Settings, as_dict
 from sparsemm.bench.shapes import SHAPES
 from sparsemm.bench.tables import group, header, line
 from sparsemm.config import nearest
+from sparsemm.engine.compiled import check_tools
 from sparsemm.kernels.backends import resolve
 from sparsemm.methods.base import Method, ModelShape
 from sparsemm.models.base import LoadedModel, Prompt
@@ -65,10 +67,13 @@ def _check(settings: Settings) -> dict[str, list[Method]]:
     try:
         for shape in settings.shape:
             resolve(settings.backend, place, numbers, SHAPES[shape].attention.head_dim)
+        if "decode" in settings.measure and "compiled" in settings.decode:
+            check_tools(place)
         if settings.weights != RANDOM:
             adapter_of(settings.shape[0], settings.weights, numbers)
     except ValueError as error:  # in the words of other verbs
         told = str(error).replace("engine.cache_backend", "backend").replace("model.path", "weights")
+        told = told.replace("engine.decode", "decode")
         raise ValueError(told) from error
     return {shape: make_methods(settings, SHAPES[shape].attention) for shape in settings.shape}
 
@@ -88,14 +93,13 @@ def make_methods(settings: Settings, shape: ModelShape) -> list[Method]:
         for name in settings.methods:
             if name not in known:
                 raise ValueError(f"methods={name}: must be one of {', '.join(known)}.{nearest(name, known)}")
-            for budget in settings.budgets:
-                try:
-                    made.append(make_method(name, f"budget={budget}", f"model.head_scores={file}"))
-                except ValueError as error:
-                    told = str(error).removeprefix(f"budget={budget}: ")
-                    raise ValueError(f"budgets={budget} methods={name}: {told}") from error
-                if made[-1].budget is None:
-                    break
+            try:
+                found = make_method(name, f"budget={settings.budgets[0]}", f"model.head_scores={file}")
+                made += [
+                    replace(found, budget=one) for one in (settings.budgets if found.budget else (None,))
+                ]
+            except ValueError as error:
+                raise ValueError(f"methods={name}: {error}".replace("budget=", "budgets=", 1)) from error
     return made
 
 

@@ -45,7 +45,7 @@ def measure(
     ways: list[tuple[str, Method | None]] = [(TRANSFORMERS, None), *((OURS, method) for method in methods)]
     found: list[Result] = []
     for way, method in ways:
-        named = {"way": way, "method": "full", "budget": None}
+        named: dict[str, Any] = {"way": way, "method": "full", "budget": None}
         if method is not None:
             named |= {"method": method.name, "budget": budget_of(method)}
         peaks, error = attempt(partial(_peak_of, loaded, prompt, method, new_tokens, backend))

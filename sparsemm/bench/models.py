@@ -95,7 +95,7 @@ def _random(shape: str, device: torch.device, dtype: torch.dtype, context: int) 
         folder = Path(name)
         save_folder(shape, folder, context)
         family, numbers = SHAPES[shape].family, str(dtype).removeprefix("torch.")
-        given = {"name": shape, "path": name, "dtype": numbers, "attention": "sdpa"}
+        given: dict[str, Any] = {"name": shape, "path": name, "dtype": numbers, "attention": "sdpa"}
         if str(family).startswith("llava"):
             return RandomLlavaNext(LlavaNext(**given), device)
         return RandomQwen2VL(Qwen2VL(**given), device)

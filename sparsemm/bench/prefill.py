@@ -40,7 +40,7 @@ class Stopwatch:
         """Milliseconds in all."""
         wait(self.device)
         if self.device.type != "cuda":
-            return 1000 * sum(self.stretches)
+            return 1000 * float(sum(self.stretches))
         return sum(float(start.elapsed_time(stop)) for start, stop in self.stretches)
 
 
@@ -147,7 +147,7 @@ def _with(loaded: LoadedModel, prompt: Prompt, method: Method, backend: str) -> 
         _Watched(index, selector, one.room, False, None, backend) for index, one in enumerate(cache.layers)
     ]
     for layer in cache.layers:
-        layer.watch = watch  # type: ignore[attr-defined]
+        layer.watch = watch
     return _read(loaded, prompt, cache), watch.ms()
 
 

@@ -59,6 +59,7 @@ def attempt(work: Callable[[], Found]) -> tuple[Found | None, str | None]:
         while failed is not None:
             clear_frames(failed.__traceback__)
             failed = failed.__cause__ or failed.__context__
+    gc.collect()
     free()
     return None, f"out of memory: {reason}"
 
@@ -67,13 +68,14 @@ def out_of_memory(error: BaseException) -> bool:
     """Whether memory was short, of a GPU or of this machine."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    told = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    return isinstance(error, RuntimeError) and any(one in str(error) for one in told)
 
 
 def free() -> None:
-    """Give back what nobody holds any more."""
-    gc.collect()
+    """Give the GPU's memory back that nobody holds any more; a CPU's needs no search, which takes a while."""
     if torch.cuda.is_available():
+        gc.collect()
         torch.cuda.empty_cache()
 
 

@@ -83,7 +83,7 @@ class Settings:
 
         if self.device == "cuda" and not torch.cuda.is_available():
             raise ValueError("device=cuda: PyTorch sees no GPU here. Set device=cpu.")
-        if "graph" in self.decode and self.place.type != "cuda":
+        if "decode" in self.measure and "graph" in self.decode and self.place.type != "cuda":
             raise ValueError("decode=graph: needs an NVIDIA GPU. Set decode=eager.")
 
     @property

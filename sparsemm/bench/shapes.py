@@ -76,6 +76,7 @@ SHAPES = {
             "num_attention_heads": 14,
             "num_key_value_heads": 2,
             "vocab_size": 151_936,
+            "tie_word_embeddings": True,
         },
     ),
     "qwen2_vl_7b": Shape(
@@ -147,8 +148,7 @@ class BenchModel(LoadedModel):
         from sparsemm.engine.attention import use_ragged_attention
 
         kind = LlamaConfig if name.startswith("llava") else Qwen2Config
-        text = {key: value for key, value in SHAPES[name].text.items() if key != "rope_parameters"}
-        config = kind(**text, max_position_embeddings=context, tie_word_embeddings=False)
+        config = kind(**{"tie_word_embeddings": False, **SHAPES[name].text}, max_position_embeddings=context)
         with torch.device(device):
             self.model = AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
         use_ragged_attention(self.model)

@@ -71,7 +71,7 @@ def compile_forward(loaded: LoadedModel, compiler: str = "inductor") -> Forward:
         ValueError: nothing to compile with; when it is called first, a model that is not one graph.
     """
     if compiler == "inductor":
-        _check_tools(loaded.device)
+        check_tools(loaded.device)
 
     def forward(tokens: Tensor, positions: Tensor) -> Tensor:
         output = loaded.model(
@@ -101,7 +101,7 @@ def compile_forward(loaded: LoadedModel, compiler: str = "inductor") -> Forward:
     return checked
 
 
-def _check_tools(device: torch.device) -> None:
+def check_tools(device: torch.device) -> None:
     """Raise ValueError where PyTorch has nothing to compile with."""
     if device.type == "cuda" and find_spec("triton") is None:
         raise ValueError(

@@ -2,11 +2,15 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import pytest
+import sparsemm.conf
 import torch
+import yaml
 
+from sparsemm.api import make_method
 from sparsemm.bench import main
 from sparsemm.bench.files import BenchFiles, all_runs
 from sparsemm.bench.machine import describe
@@ -69,7 +73,7 @@ def test_a_smoke_run_measures_everything(tmp_path, capsys):
         assert f"\n{measure}, tiny, " in shown
     assert "snapkv budget=48" in shown and str(folder / "bench.json") in shown
 
-    few = ["measure=grid", "prompts=64", "budgets=40", "tokens=1", "rounds=1"]
+    few = ["measure=grid", "methods=full", "prompts=64", "budgets=40", "tokens=1", "rounds=1"]
     assert run(["bench", *few, f"out={folder}"]) == 0
     assert read(folder / "earlier-1") == found
     assert [one["measure"] for one in read(folder)["results"]] == ["grid"]
@@ -133,7 +137,7 @@ def test_a_model_that_does_not_fit_leaves_the_other_shapes(tmp_path, monkeypatch
         ("rows=33", "rows=33: must be at most 32. Set rows."),
         ("methods=snpkv", "methods=snpkv: must be one of adakv,"),
         ("methods=snpkv", "Did you mean snapkv?"),
-        ("budgets=8", "budgets=8 methods=sparsemm: must be at least 32: method.window=32"),
+        ("budgets=8", "methods=sparsemm: budgets=8: must be at least 32: method.window=32"),
         ("shape=huge", "shape=huge: must be one of tiny, qwen2_0_5b,"),
         ("measure=speed", "measure=speed: must be one of decode, prefill, memory, grid, kernel."),
         ("decode=both", "decode=both: must be one of eager, graph, compiled."),
@@ -194,3 +198,27 @@ def test_the_machine_says_what_it_is():
     found = describe(torch.device("cpu"), None)
     assert found["device"] and found["threads"] == torch.get_num_threads()
     assert found["sparsemm"].startswith("0.") and found["copy_gb_per_s"] is None
+
+
+def test_examples_work_when_pasted(monkeypatch):
+    """All but Hydra's part of it, which the other tests go through."""
+    made = {}
+
+    def make(name, budget, heads):  # composed once
+        if name not in made:
+            made[name] = make_method(name, budget, heads)
+        return made[name]
+
+    monkeypatch.setattr(main, "make_method", make)
+    known = yaml.safe_load((Path(sparsemm.conf.__path__[0]) / "bench.yaml").read_text())
+    defaults = {key: known[key] for key in Settings.__dataclass_fields__}
+    lines = [line.strip() for line in VERBS["bench"].splitlines()]
+    examples = [re.split("  +", line)[0].split()[2:] for line in lines if line.startswith("sparsemm bench")]
+    assert len(examples) > 6
+    for words in examples[1:]:
+        pairs = [
+            word.split("=", 1) for word in as_lists(words) if not re.search("experiment=|tracking=", word)
+        ]
+        given = {key: yaml.safe_load(value) for key, value in pairs}
+        assert given.keys() <= defaults.keys(), words
+        main._check(Settings.of({**defaults, **given}))

@@ -153,3 +153,18 @@ def memory_shape():
     from sparsemm.methods.base import ModelShape
 
     return ModelShape(LAYERS, HEADS, HEADS, DIM)
+
+
+def test_on_a_gpu_the_peak_is_the_allocators_since_the_reset(monkeypatch):
+    """With a faked allocator: what was there before does not count."""
+    state = {"now": 70, "top": 500}
+    faked = {
+        "is_available": lambda: False,
+        "synchronize": lambda device: None,
+        "reset_peak_memory_stats": lambda device: state.update(top=state["now"]),
+        "memory_allocated": lambda device: state["now"],
+        "max_memory_allocated": lambda device: state["top"],
+    }
+    for name, fake in faked.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    assert peak_growth(lambda: state.update(now=90, top=130), torch.device("cuda")) == 60

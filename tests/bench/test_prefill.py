@@ -56,3 +56,27 @@ def test_a_way_without_memory_is_null_and_the_others_go_on(tiny, prompt, methods
 
 def test_rounds_go_forwards_and_backwards():
     assert list(in_turn("ab", 2)) == [(0, "b"), (0, "a"), (1, "a"), (1, "b"), (2, "b"), (2, "a")]
+
+
+def test_on_a_gpu_stretches_are_timed_by_its_own_clock(monkeypatch):
+    """With faked events: nothing waits between start and stop, and the sum is read once all is done."""
+    told = []
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self):
+            told.append("record")
+            self.at = len(told)
+
+        def elapsed_time(self, stop):
+            return stop.at - self.at
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: told.append("wait"))
+    watch = prefill.Stopwatch(torch.device("cuda"))
+    for _ in range(2):
+        watch.timed(lambda: told.append("work"))
+    assert watch.ms() == 4.0
+    assert told == ["record", "work", "record"] * 2 + ["wait"]
