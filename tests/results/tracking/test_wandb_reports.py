@@ -149,6 +149,22 @@ def test_the_quickstart_is_in_wandb_offline_completely(tmp_path, monkeypatch):
     assert "heads/tiny" in report.history
 
 
+def test_what_was_measured_of_the_model_is_on_the_page_and_a_run_of_its_own(
+    tracked, bench, tmp_path, monkeypatch, read
+):
+    shutil.copytree(tracked.folder / "outputs", tmp_path / "outputs", symlinks=True)
+    for shape in ("tiny", "qwen2_vl_7b"):
+        (tmp_path / "outputs" / "bench" / shape).mkdir(parents=True)
+        file = tmp_path / "outputs" / "bench" / shape / "bench.json"
+        file.write_text(json.dumps(bench(shape, (64, 128), decodes=("eager",))))
+    monkeypatch.chdir(tmp_path)
+    assert run(["report", "tracking=offline", "tracking.samples=1"]) == 0
+    (page,) = (tmp_path / "outputs" / "reports").glob("*/page.html")
+    assert 'id="efficiency"' in page.read_text()
+    benches = [one for one in read(tmp_path / "outputs" / "wandb").values() if one.job_type == "bench"]
+    assert [one.config["shapes"] for one in benches] == [["tiny"]]
+
+
 def test_no_key_stops_the_run_before_any_work(sweep, tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
