@@ -25,9 +25,15 @@ class _RandomWeights:
         import transformers
 
         config = transformers.AutoConfig.from_pretrained(str(adapter.folder), local_files_only=True)
+        kind, dtype = getattr(transformers, model_class), getattr(torch, adapter.dtype)
+        with torch.device("meta"):
+            needed = sum(one.nbytes for one in kind._from_config(config, dtype=dtype).parameters())
+        if device.type == "cpu" and needed > (available := _available_bytes()):
+            raise torch.OutOfMemoryError(
+                f"the weights take {needed / 1e9:.3g} GB, and {available / 1e9:.3g} GB are free."
+            )
         with torch.device(device):
-            kind = getattr(transformers, model_class)
-            return kind._from_config(config, dtype=getattr(torch, adapter.dtype))
+            return kind._from_config(config, dtype=dtype)
 
 
 class RandomLlavaNext(_RandomWeights, LoadedLlavaNext):
@@ -36,6 +42,15 @@ class RandomLlavaNext(_RandomWeights, LoadedLlavaNext):
 
 class RandomQwen2VL(_RandomWeights, LoadedQwen2VL):
     """Qwen2-VL with random weights."""
+
+
+def _available_bytes() -> float:
+    """Of this machine's memory: a process that takes more is killed, and raises nothing."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:  # not Linux
+        return float("inf")
+    return 1024 * float(next(line.split()[1] for line in lines if line.startswith("MemAvailable")))
 
 
 def adapter_of(shape: str, weights: str, dtype: torch.dtype) -> ModelAdapter:

@@ -30,7 +30,7 @@ def make_prompt(loaded: LoadedModel, tokens: int, images: bool = True) -> Prompt
         images: whether there are pages.
 
     Raises:
-        ValueError: fewer tokens than the chat template alone takes.
+        ValueError: fewer tokens than the chat template and the smallest page take.
     """
     if isinstance(loaded, BenchModel):
         ids = loaded.random_tokens(tokens)
@@ -43,6 +43,12 @@ def make_prompt(loaded: LoadedModel, tokens: int, images: bool = True) -> Prompt
             "Raise prompts."
         )
     pages = _pages(loaded, tokens - bare.tokens, bare.tokens) if images else []
+    if images and not pages:
+        least = loaded._prompt([_page(0, sizes_of(loaded)[-1])], QUESTION).tokens
+        raise ValueError(
+            f"prompts={tokens}: this model's prompt with the smallest page takes {least + 1} tokens. "
+            "Raise prompts, or set images=false."
+        )
     return _filled(loaded, loaded._prompt(pages, QUESTION), tokens)
 
 

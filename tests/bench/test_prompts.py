@@ -99,6 +99,8 @@ def test_a_prompt_without_images_and_one_that_is_too_short(small):
     assert (prompt.tokens, image_tokens(loaded, prompt)) == (300, 0)
     with pytest.raises(ValueError, match="prompts=4: this model's chat template and a question take"):
         make_prompt(loaded, 4)
+    with pytest.raises(ValueError, match=r"the smallest page takes 4\d tokens"):
+        make_prompt(loaded, 35)
 
 
 def test_real_weights_come_through_their_adapter():
@@ -108,3 +110,9 @@ def test_real_weights_come_through_their_adapter():
     assert make_prompt(loaded, 200).tokens == 200
     with pytest.raises(ValueError, match=r"6 layers.*but shape=qwen2_vl_7b has 28 layers"):
         make_model("qwen2_vl_7b", "pkg://sparsemm.data/tiny", CPU, torch.float32, 400)
+
+
+def test_a_model_that_this_machine_cannot_hold_is_refused_before_it_is_made(monkeypatch):
+    monkeypatch.setattr(models, "_available_bytes", lambda: 20e9)
+    with pytest.raises(torch.OutOfMemoryError, match=r"the weights take 33\.2 GB, and 20 GB are free"):
+        make_model("qwen2_vl_7b", "random", CPU, torch.float32, 400)
