@@ -4,7 +4,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -150,7 +150,7 @@ def launch(parameters: SlurmParameters, folder: Path, overrides: Sequence[Sequen
         )
     files = [_job_file(one) for one in overrides]
     parts = arrays(folder, files, parameters.workers, min(slurm.max_array(), MOST))
-    submission = Submission(folder, time.time(), tuple(parts))
+    submission = Submission(folder, time.time(), tuple(parts), asdict(parameters))
     submission.write()
     for number, part in enumerate(parts):
         try:

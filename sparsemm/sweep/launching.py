@@ -12,7 +12,7 @@ from typing import Any
 
 from hydra.core.plugins import Plugins
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from sparsemm.results.store import Store
 from sparsemm.sweep.code import changes, git_state
@@ -22,6 +22,8 @@ from sparsemm.sweep.plan import Sizing
 from sparsemm.sweep.slurm import SlurmSilent
 from sparsemm.sweep.status import Status
 from sparsemm.sweep.submitted import Submissions
+
+SLURM = "hydra_plugins.sparsemm.SlurmLauncher"
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Launching:
     @property
     def submits(self) -> bool:
         """Whether its jobs go to SLURM."""
-        return str(self.parameters.get("_target_", "")).endswith(".SlurmLauncher")
+        return str(self.parameters.get("_target_", "")).endswith(SLURM)
 
     @property
     def waits(self) -> bool:
@@ -62,6 +64,18 @@ class Launching:
         if not self.submits:
             return Sizing(shards)
         return Sizing(shards, float(self.parameters["job_minutes"]), int(self.parameters["workers"]))
+
+    def as_before(self, store: Store, fingerprints: Iterable[str]) -> DictConfig:
+        """The configuration, with the launcher that submitted these cells last where none is chosen."""
+        found = [one.parameters for one in Submissions(store).about(list(fingerprints)) if one.parameters]
+        overrides = self.config.hydra.overrides.hydra
+        if not found or any(one.startswith("hydra/launcher=") for one in overrides):
+            return self.config
+        config = self.config.copy()
+        with read_write(config), open_dict(config):
+            config.hydra.launcher = {"_target_": SLURM, **found[0]}
+            config.hydra.runtime.choices["hydra/launcher"] = "slurm"
+        return config
 
     def prepare(self, folder: Path) -> Any:
         """The launcher, ready; what is wrong with its parameters shows before anything is written.

@@ -48,6 +48,7 @@ class Submission:
     folder: Path  # of the sweep
     created: float
     parts: tuple[Part, ...]
+    parameters: dict[str, Any] = field(default_factory=dict)  # of the launcher
     cells: frozenset[str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -77,7 +78,8 @@ class Submission:
             }
             for part in self.parts
         ]
-        write_atomically(self.folder / "slurm.json", json.dumps({"created": self.created, "parts": parts}))
+        content = {"created": self.created, "parts": parts, "parameters": self.parameters}
+        write_atomically(self.folder / "slurm.json", json.dumps(content))
 
     @classmethod
     def read(cls, path: Path) -> "Submission | None":
@@ -87,7 +89,8 @@ class Submission:
             return None
         waits = any(one.get("after") for one in content["parts"])
         known = names(path.parent) if waits else {}
-        return cls(path.parent, content["created"], tuple(_part(one, known) for one in content["parts"]))
+        parts = tuple(_part(one, known) for one in content["parts"])
+        return cls(path.parent, content["created"], parts, content.get("parameters", {}))
 
 
 def _part(content: dict[str, Any], known: Mapping[str, str]) -> Part:

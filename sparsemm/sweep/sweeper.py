@@ -167,7 +167,10 @@ class Sweep:
         return returns
 
     def retry(self, everything: bool) -> list[Any]:
-        """Run again what failed, or all that has no result, of the grid or of the last sweep."""
+        """Run again what failed, or all that has no result, of the grid or of the last sweep.
+
+        Cells that were submitted are submitted again as they were, where no launcher is chosen.
+        """
         subject = self._subject()
         if subject is None:
             return []
@@ -178,6 +181,7 @@ class Sweep:
             print(f"{subject.name}: nothing to retry: no cell is {what}.")
             return []
         cells = again.cells_of(self.store, chosen)
+        self.config = self.launching.as_before(self.store, chosen)
         print(f"{subject.name}: {plan.count(len(cells), 'cell')} to run again")
         searches = again.searches_of(self.store, cells)
         if searches and self.launching.waits:

@@ -43,7 +43,7 @@ def test_a_cancelled_sweep_is_failed_until_it_is_retried(lab, undisturbed, same_
     lab.finish()
     shown = lab.call("status", code=1)
     assert "7 failed" in shown and f"SLURM {job}: cancelled" in shown and "_0_log.out" in shown
-    assert "7 cells to run again" in lab.call("retry", *lab.slurm)
+    assert "7 cells to run again" in lab.call("retry"), "without a word it goes to SLURM as before"
     lab.finish()
     assert lab.answered_twice() == 0
     lab.call("report", *lab.grid)

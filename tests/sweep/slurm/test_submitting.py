@@ -173,3 +173,20 @@ def test_a_cell_that_waited_for_head_scores_gets_the_fingerprint_that_it_has_wit
     after = {entry["fingerprint"] for entry in last_sweep(store).cells}
     assert len(before) == len(after) == 6 and len(before & after) == 2
     assert Submissions(store).current({name: {} for name in before}).keys() == after, "who watches goes on"
+
+
+def test_a_retry_without_a_launcher_goes_where_the_cells_were_sent(tmp_path, fake, row):
+    root, here = fake(), [f"output={tmp_path}"]
+    sent = ["hydra/launcher=slurm", "hydra.launcher.partition=big", "hydra.launcher.sbatch={nice: 5}"]
+    assert cli.run(["run", "method=full", "task.limit=1", "engine.device=cpu", *sent, *here]) == 0
+    (folder,) = tmp_path.glob("sweeps/*")
+    (root / "queue").write_text(row("1000", f"{folder.name}.0", "TIMEOUT"))
+    assert cli.run(["retry", *here]) == 0
+    script = (root / "scripts" / "1").read_text()
+    assert "#SBATCH --partition=big\n" in script and "#SBATCH --nice=5\n" in script
+    folder = next(one for one in tmp_path.glob("sweeps/*") if one != folder)
+    (root / "queue").write_text(
+        "".join(row("1", f"{one.name}.0", "TIMEOUT") for one in folder.parent.iterdir())
+    )
+    assert cli.run(["retry", "hydra/launcher=basic", *here]) == 0
+    assert len(list((root / "scripts").iterdir())) == 2, "it ran here"
