@@ -5,6 +5,7 @@ import re
 import shlex
 import sys
 from collections.abc import Sequence
+from functools import partial
 from importlib.metadata import version
 
 import hydra
@@ -152,14 +153,17 @@ def _call(arguments: Sequence[str], root: str = "run") -> int:
 
 def _bench(config: DictConfig) -> None:
     from sparsemm.bench.main import run as bench
+    from sparsemm.sweep.progress import progress
     from sparsemm.sweep.tracking import track_bench, tracking_of
 
     experiment = HydraConfig.get().runtime.choices.get("experiment")
     tracking = tracking_of(config)
     values = OmegaConf.to_container(config, resolve=True)
     assert isinstance(values, dict)
+    asked = {str(key): value for key, value in values.items() if key != "tracking"}
+    bar = partial(progress, what="bench", unit="measurement")
     try:
-        folder = bench({str(key): value for key, value in values.items() if key != "tracking"}, experiment)
+        folder = bench(asked, experiment, bar)
         print(track_bench(folder, tracking, experiment), end="")
     except ValueError as error:
         sys.exit(_refuse(str(error)))  # an error would make Hydra print a line of its own

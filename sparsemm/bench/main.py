@@ -2,7 +2,8 @@
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from sparsemm.api import make_method
 from sparsemm.bench import decode, grid, kernel, memory, prefill
@@ -28,13 +30,21 @@ from sparsemm.methods.base import Method, ModelShape
 from sparsemm.models.base import LoadedModel, Prompt
 from sparsemm.paths import resolve as resolve_path
 
+Progress = Callable[[int, int], AbstractContextManager["tqdm[Any]"]]  # all measurements, those that are done
 
-def run(values: Mapping[str, Any], experiment: str | None = None) -> Path:
+
+def in_silence(total: int, done: int) -> AbstractContextManager["tqdm[Any]"]:
+    """No progress is shown."""
+    return tqdm(total=total, initial=done, disable=True)
+
+
+def run(values: Mapping[str, Any], experiment: str | None = None, progress: Progress = in_silence) -> Path:
     """Measure, print and write; return the folder.
 
     Args:
         values: of every key of conf/bench.yaml.
         experiment: whose picture is drawn from the results.
+        progress: shows it; a measurement is one measure of one model after one prompt.
 
     Raises:
         ValueError: what cannot be measured; nothing has been done.
@@ -47,12 +57,16 @@ def run(values: Mapping[str, Any], experiment: str | None = None) -> Path:
         f"{machine['device']}, {machine['threads']} threads, torch {machine['torch']}, copies {copy:.4g} GB/s"
     )
     files, last = BenchFiles(Path(settings.out), as_dict(settings), machine), None
-    for found in _results(settings, methods, copy):
-        files.add(found)
-        if group(found) != last:
-            print(header(found))
-        print(line(found), flush=True)
-        last = group(found)
+    prompts = [1 if one == "kernel" else len(settings.prompts) for one in settings.measure]
+    with progress(len(settings.shape) * sum(prompts), 0) as bar:
+        for found in _results(settings, methods, copy):
+            files.add(found)
+            another = group(found) != last
+            bar.update(another and last is not None)
+            with tqdm.external_write_mode():  # results stand above the bar
+                print(*([header(found)] if another else []), line(found), sep="\n", flush=True)
+            last = group(found)
+        bar.update(1)
     print(f"\n{files.folder / 'bench.json'}  {files.folder / 'bench.csv'}")
     if experiment is not None:
         module = import_module(f"sparsemm.experiments.{experiment}")
@@ -124,7 +138,8 @@ def _of_model(
         for tokens in settings.prompts:
             yield from _none(measures, shape, tokens, methods, error)
         return
-    print(f"\n{shape}, {str(settings.numbers)[6:]}, weights {weights_bytes(loaded) / 1e9:.3g} GB")
+    with tqdm.external_write_mode():
+        print(f"\n{shape}, {str(settings.numbers)[6:]}, weights {weights_bytes(loaded) / 1e9:.3g} GB")
     images = SHAPES[shape].reads_images if settings.images is None else settings.images
     for tokens in settings.prompts:
         prompt, error = attempt(partial(make_prompt, loaded, tokens, images))

@@ -68,7 +68,9 @@ def test_a_smoke_run_measures_everything(tmp_path, capsys):
     with (folder / "bench.csv").open() as file:
         lines = list(csv.DictReader(file))
     assert [line["measure"] for line in lines] == [one["measure"] for one in found["results"]]
-    shown = capsys.readouterr().out
+    said = capsys.readouterr()
+    shown = said.out
+    assert re.search(r"bench: +100%\|.*\| 5/5 \[\d\d:\d\d<00:00, .*measurement", said.err)
     for measure in COLUMNS:
         assert f"\n{measure}, tiny, " in shown
     assert "snapkv budget=48" in shown and str(folder / "bench.json") in shown
