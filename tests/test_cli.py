@@ -98,6 +98,7 @@ def test_a_grid_ends_with_its_table_and_running_again_does_nothing(cli, random_m
     first = cli("run", *grid)
     assert first.code == 0, first.err
     assert "SnapKV" in first.out and "table.md" in first.out and "  sparsemm status" in first.out
+    assert re.search(r"2 cells: +100%\|.*\| \d+/\d+ \[\d\d:\d\d<00:00, .*sample", first.err), "progress"
     assert [path.name for path in tmp_path.iterdir()] == ["outputs"]
     results = {path: path.read_bytes() for path in tmp_path.rglob("result.json")}
     assert len(results) == 2

@@ -1,6 +1,7 @@
 """`sparsemm heads` from the command line, on small random models of every family and on the tiny one."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -73,6 +74,7 @@ def test_every_family_gets_its_file_its_pictures_and_its_page(family, heads, sma
         assert str(folder / name) in shown
     assert f"{content['counts']['matched']} of {content['counts']['tokens']} tokens matched" in shown
     assert "rank correlation" in shown and "best 5%" in shown
+    assert re.search(r"reads: +100%\|.*\| \d/\d \[\d\d:\d\d<00:00, .*image", shown), "progress"
 
 
 @pytest.mark.parametrize("family", ["qwen2_vl", "llava_next_mistral"])
