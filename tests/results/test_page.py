@@ -19,6 +19,7 @@ from sparsemm.results.page_samples import MOST_IMAGE_BYTES, choose, encoded
 from sparsemm.results.report import write_report
 from sparsemm.results.store import Store
 from sparsemm.results.tables import Claim, build_tables
+from tests.results.conftest import made_grid
 
 Results = list[dict[str, Any]]
 Maker = Callable[..., dict[str, Any]]
@@ -41,9 +42,10 @@ def _image(_: str, index: int) -> list[Image.Image]:
     return [Image.new("RGB", (64, 48), (index * 20, 90, 120))]
 
 
-@pytest.fixture
-def page(grid: Results, tmp_path: Path) -> Path:
-    """A report whose every text is hostile."""
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report whose every text is hostile; nobody changes it."""
+    grid, tmp_path = made_grid(), tmp_path_factory.mktemp("page")
     for result in grid:
         result["label"]["task"] = f"documents {HOSTILE}"
         result["provenance"] |= {"device": HOSTILE, "started": "2026-01-02T03:04:05+00:00"}
