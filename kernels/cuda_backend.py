@@ -143,6 +143,8 @@ def make(device: torch.device, dtype: torch.dtype, head_dim: int) -> Backend:
         from .window_scores_triton import window_scores
 
         kernels = CudaKernels(device, dtype, head_dim)
+    except torch.OutOfMemoryError:
+        raise  # says nothing about the backend
     except (ImportError, RuntimeError, OSError) as error:
         raise refuse("cuda", f"cannot be built or loaded ({error}).") from error
     return KernelBackend("cuda", kernels.append, kernels.decode, kernels.gather, window_scores, choose_top)

@@ -22,6 +22,7 @@ SOURCE = Path(__file__).parent / "csrc" / "ragged.cu"
 SCALARS = {torch.float32: "float", torch.float16: "__half", torch.bfloat16: "__nv_bfloat16"}
 CHUNKS = ("SHORT", "MIDDLE", "LONG", "PER_SIZE", "MIDDLE_FROM", "LONG_FROM")
 THREADS = 128  # as in the source
+OUT_OF_MEMORY = 2  # CUDA_ERROR_OUT_OF_MEMORY of the driver
 KERNELS = ("attend_chunk", "combine_chunks", "append_tokens", "gather_kept")
 
 
@@ -120,6 +121,8 @@ class Module:
         self._check(done, f"launch {name}")
 
     def _check(self, code: int, what: str) -> None:
+        if code == OUT_OF_MEMORY:
+            raise torch.OutOfMemoryError(f"CUDA out of memory: the driver cannot {what}.")
         if code:
             raise RuntimeError(f"The CUDA driver cannot {what}: error {code}.")
 

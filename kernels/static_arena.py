@@ -13,7 +13,19 @@ from torch import Tensor
 from .ragged_attention import Arena, coarse
 from .work_list import WorkList
 
+LARGE = 2**16  # slots from which on a step of `coarse` would be much memory
 NOWHERE = 2**20  # a chunk beyond every segment
+
+
+def roomy(size: int) -> int:
+    """Slots or chunks of a buffer for `size`: few different numbers, so that few steps are captured.
+
+    A large one is rounded up to eighths of a power of two, an eighth too much at most.
+    """
+    if size <= LARGE:
+        return coarse(size)
+    step = 1 << ((size - 1).bit_length() - 4)
+    return -(-size // step) * step
 
 
 def shape_of(arena: Arena) -> Hashable:
@@ -24,14 +36,14 @@ def shape_of(arena: Arena) -> Hashable:
     rows_and_heads = tuple(arena.lengths.shape)
     if arena.work is None:
         return rows_and_heads, arena.classes
-    return rows_and_heads, coarse(len(arena.keys)), coarse(len(arena.work.segments))
+    return rows_and_heads, roomy(len(arena.keys)), roomy(len(arena.work.segments))
 
 
 def empty_like(arena: Arena) -> Arena:
     """An arena of the same shape with nothing in it."""
     slots, work = len(arena.keys), arena.work
     if work is not None:
-        slots, chunks = coarse(slots), coarse(len(work.segments))
+        slots, chunks = roomy(slots), roomy(len(work.segments))
         work = WorkList(
             _resized(work.segments, chunks), _resized(work.chunks, chunks), torch.empty_like(work.firsts)
         )

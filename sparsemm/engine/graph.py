@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sparsemm.cache import RaggedCache
+from sparsemm.engine.captured import Captured, capture
 from sparsemm.engine.compiled import Forward, compile_forward, reading
 from sparsemm.engine.greedy import Answers, Greedy
 from sparsemm.kernels.static_arena import empty_like, fill, shape_of
@@ -58,7 +59,7 @@ class Step:
 
     def __init__(self, loaded: LoadedModel, greedy: Greedy, rows: Rows, forward: Forward | None = None):
         self.loaded, self.greedy, self.rows, self.forward = loaded, greedy, rows, forward
-        self.graph: torch.cuda.CUDAGraph | None = None
+        self.graph: Captured | None = None
 
     @torch.inference_mode()
     def run(self) -> None:
@@ -90,17 +91,12 @@ class Step:
     def capture(self) -> None:
         """Record the step; what the buffers hold is lost."""
         with torch.cuda.device(self.rows.tokens.device):  # streams are those of the current device
-            side = torch.cuda.Stream()
-            side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):  # kernels are compiled and libraries find their workspaces
-                self.run()
-            torch.cuda.current_stream().wait_stream(side)
-            for layer in self.rows.cache.layers:
-                layer.count(-1)  # the room of the step before; capturing computes nothing
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                self.run()
-        self.graph = graph
+            self.graph = capture(self.run, self._take_back)
+
+    def _take_back(self) -> None:
+        """Give the room of one step back; recording computes nothing."""
+        for layer in self.rows.cache.layers:
+            layer.count(-1)
 
     def go(self, steps: int = 1) -> None:
         """Steps one after the other: replayed where the step was captured."""

@@ -1,4 +1,4 @@
-"""What a cache needs, for the error of one that does not fit."""
+"""What a cache needs, for the error of one that does not fit; which errors say that memory was short."""
 
 from collections.abc import Sequence
 
@@ -10,6 +10,16 @@ from sparsemm.kernels.ragged_attention import class_capacity
 from sparsemm.models.base import LoadedModel
 
 GB = 1e9
+# In the words of PyTorch, of the driver through PyTorch or Triton, of libraries, of this machine. What Triton
+# calls out of resource is a kernel too large for the GPU, which fewer rows do not help.
+WORDS = ("out of memory", "OUT_OF_MEMORY", "ALLOC_FAILED", "can't allocate memory")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory was short, of a GPU or of this machine: less at once may help."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in WORDS)
 
 
 def slot_bytes(head_dim: int, itemsize: int) -> int:

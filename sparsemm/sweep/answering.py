@@ -11,6 +11,7 @@ import torch
 
 from sparsemm.engine.attention import refuse_sliding
 from sparsemm.engine.generate import Engine, Generation
+from sparsemm.engine.memory import is_out_of_memory
 from sparsemm.methods.base import Method
 from sparsemm.models.base import LoadedModel, Prompt
 from sparsemm.results.store import Attempt, CellFolder
@@ -132,14 +133,6 @@ def encode(loaded: LoadedModel, sample: Sample, answer_tokens: int) -> Prompt | 
         if is_broken_gpu(error):
             raise
         return f"{type(error).__name__}: {error}"
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether fewer rows at once may help; libraries of the GPU say it in words of their own."""
-    words = ("out of memory", "ALLOC_FAILED")
-    return isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
-    )
 
 
 def is_broken_gpu(error: BaseException) -> bool:

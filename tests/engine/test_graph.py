@@ -3,7 +3,7 @@
 import pytest
 import torch
 from sparsemm.kernels.backends import TORCH, resolve
-from sparsemm.kernels.static_arena import NOWHERE, empty_like, fill, shape_of
+from sparsemm.kernels.static_arena import LARGE, NOWHERE, empty_like, fill, roomy, shape_of
 
 from sparsemm.engine.generate import Engine
 from sparsemm.engine.graph import TOGETHER, GraphDecoder, Step
@@ -104,6 +104,33 @@ def test_two_shapes_are_kept_and_no_more(loaded, prompts, methods):
     for prompt in prompts:
         graph.answer([prompt])
     assert len(graph.graphs.steps) == 2
+
+
+@pytest.mark.skipif(not GPU, reason="only a captured step keeps addresses: it needs an NVIDIA GPU")
+def test_a_step_that_is_kept_outlives_another(loaded, prompts, make_method):
+    """C evicts A; what A left goes to others, and B is replayed."""
+    methods = [make_method("sparsemm", 9)]
+    eager, graph = engines(loaded, methods, TOGETHER + 4)
+    shapes = [prompts[:1], prompts[:2], prompts]
+    expected = [eager.answer(shape) for shape in shapes]
+    for at in (0, 1):
+        assert graph.answer(shapes[at]) == expected[at]
+    kept = list(graph.graphs.steps.values())[1]
+    assert graph.answer(shapes[2]) == expected[2]
+    torch.cuda.empty_cache()
+    junk = [torch.full((2**20,), float("nan"), device=loaded.device) for _ in range(64)]
+    assert graph.answer(shapes[1]) == expected[1]
+    assert list(graph.graphs.steps.values())[-1] is kept
+    del junk
+
+
+def test_a_buffer_is_a_little_longer_than_needed():
+    lengths = [*range(1, 70), *range(LARGE - 2, LARGE + 2), 3 * LARGE, 2**17 + 1, 1_048_577, 1_500_000]
+    for length in lengths:
+        assert length <= roomy(length) <= max(16, 1.5 * length)
+        if length > LARGE:
+            assert roomy(length) <= 1.125 * length
+            assert len({roomy(one) for one in range(length, 2 * length, 997)}) <= 10, "few shapes"
 
 
 def test_a_full_arena_refuses_before_it_is_written_to(loaded, prompts, methods):

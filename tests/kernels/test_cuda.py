@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -199,6 +200,22 @@ def test_a_missing_compiler_says_so(monkeypatch):
     monkeypatch.setattr(cuda_backend, "capability", lambda device: (9, 0))
     monkeypatch.setattr(cuda_backend, "find_nvcc", lambda: None)
     with pytest.raises(ValueError, match=r"nvcc was not found\. Install the CUDA toolkit"):
+        cuda_backend.make(torch.device("cuda"), torch.float16, 64)
+
+
+def test_a_driver_without_memory_says_so_as_pytorch_does(monkeypatch, tmp_path):
+    cubin = tmp_path / "some.cubin"
+    cubin.write_bytes(b"")
+    for code, error in ((2, torch.OutOfMemoryError), (700, RuntimeError)):
+        driver = SimpleNamespace(cuModuleLoadData=lambda *_, code=code: code)
+        monkeypatch.setattr(cuda_build.ctypes, "CDLL", lambda _, driver=driver: driver)
+        with pytest.raises(error, match="cannot load the kernels") as raised:
+            cuda_build.Module(cubin)
+        assert type(raised.value) is error
+    monkeypatch.setattr(cuda_backend, "capability", lambda device: (9, 0))
+    monkeypatch.setattr(cuda_backend, "find_nvcc", lambda: "nvcc")
+    monkeypatch.setattr(CudaKernels, "_module", lambda *_: cuda_build.Module._check(None, 2, "load"))
+    with pytest.raises(torch.OutOfMemoryError):
         cuda_backend.make(torch.device("cuda"), torch.float16, 64)
 
 

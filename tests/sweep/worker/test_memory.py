@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from sparsemm.engine.generate import Engine
+from sparsemm.engine.memory import is_out_of_memory
 from sparsemm.results.store import Store
-from sparsemm.sweep.answering import Answering, RunningCell, is_out_of_memory
+from sparsemm.sweep.answering import Answering, RunningCell
 from sparsemm.sweep.grid import make_grid
 from sparsemm.sweep.jobs import group_into_jobs, write_job
 from sparsemm.sweep.worker import run_job
@@ -101,11 +102,24 @@ def test_one_large_prompt_does_not_slow_the_others_down():
 
 
 @pytest.mark.parametrize(
-    "words", ["CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"]
+    "error",
+    [
+        torch.AcceleratorError("CUDA error: out of memory"),
+        RuntimeError("Triton Error [CUDA]: out of memory"),
+        RuntimeError("CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory"),
+    ],
 )
-def test_libraries_of_the_gpu_run_out_of_memory_in_their_own_words(words):
-    assert is_out_of_memory(RuntimeError(words))
-    assert not is_out_of_memory(ValueError(words))
+def test_libraries_run_out_of_memory_in_their_own_words(error):
+    assert is_out_of_memory(error)
+    assert not is_out_of_memory(ValueError(str(error)))
+
+
+@pytest.mark.parametrize(
+    "words", ["CUDA error: an illegal memory access was encountered", "out of resource: shared memory"]
+)
+def test_other_errors_are_not_taken_for_it(words):
+    assert not is_out_of_memory(RuntimeError(words))
 
 
 def test_a_broken_gpu_ends_the_job_and_blames_no_sample(tmp_path, make_job, monkeypatch, capfd):
