@@ -163,10 +163,13 @@ def _bench(config: DictConfig) -> None:
     asked = {str(key): value for key, value in values.items() if key != "tracking"}
     bar = partial(progress, what="bench", unit="measurement")
     try:
-        folder = bench(asked, experiment, bar)
+        folder, failed = bench(asked, experiment, bar)
         print(track_bench(folder, tracking, experiment), end="")
     except ValueError as error:
         sys.exit(_refuse(str(error)))  # an error would make Hydra print a line of its own
+    if failed:
+        print(f"sparsemm: {failed} measurements failed; bench.json says why.", file=sys.stderr)
+        sys.exit(1)
 
 
 def _explained(error: Exception, root: str) -> str:

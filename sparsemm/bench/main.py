@@ -38,8 +38,10 @@ def in_silence(total: int, done: int) -> AbstractContextManager["tqdm[Any]"]:
     return tqdm(total=total, initial=done, disable=True)
 
 
-def run(values: Mapping[str, Any], experiment: str | None = None, progress: Progress = in_silence) -> Path:
-    """Measure, print and write; return the folder.
+def run(
+    values: Mapping[str, Any], experiment: str | None = None, progress: Progress = in_silence
+) -> tuple[Path, int]:
+    """Measure, print and write; return the folder, and how many measurements failed.
 
     Args:
         values: of every key of conf/bench.yaml.
@@ -56,11 +58,12 @@ def run(values: Mapping[str, Any], experiment: str | None = None, progress: Prog
     print(
         f"{machine['device']}, {machine['threads']} threads, torch {machine['torch']}, copies {copy:.4g} GB/s"
     )
-    files, last = BenchFiles(Path(settings.out), as_dict(settings), machine), None
+    files, last, failed = BenchFiles(Path(settings.out), as_dict(settings), machine), None, 0
     prompts = [1 if one == "kernel" else len(settings.prompts) for one in settings.measure]
     with progress(len(settings.shape) * sum(prompts), 0) as bar:
         for found in _results(settings, methods, copy):
             files.add(found)
+            failed += "error" in found
             another = group(found) != last
             bar.update(another and last is not None)
             with tqdm.external_write_mode():  # results stand above the bar
@@ -72,7 +75,7 @@ def run(values: Mapping[str, Any], experiment: str | None = None, progress: Prog
         module = import_module(f"sparsemm.experiments.{experiment}")
         for path in module.draw(all_runs(files.folder), files.folder):
             print(path)
-    return files.folder
+    return files.folder, failed
 
 
 def _check(settings: Settings) -> dict[str, list[Method]]:

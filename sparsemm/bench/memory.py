@@ -32,7 +32,8 @@ def measure(
 ) -> Iterator[Result]:
     """One result for transformers' own cache and for each method; one row.
 
-    Every layer is compressed as soon as the prompt has passed it, as with `sparsemm.api.make_cache`.
+    Every layer is compressed as soon as the prompt has passed it, and decoding is eager, as with
+    `sparsemm.api.make_cache`. `less_than_full` is against the smaller full cache, transformers' or ours.
 
     Args:
         loaded: the only model in memory.
@@ -51,11 +52,12 @@ def measure(
         peaks, error = attempt(partial(_peak_of, loaded, prompt, method, new_tokens, backend))
         known = {"error": error} if peaks is None else peaks
         found.append(result("memory", **told, **named, rows=1, new_tokens=new_tokens, **known))
-    ours = [one for one in found if one["way"] == OURS and one["method"] == "full" and one["peak_bytes"]]
-    full = (ours or found)[0]
+    full = min(
+        (one["peak_bytes"] for one in found if one["method"] == "full" and one["peak_bytes"]), default=0
+    )
     for one in found:
-        if one is not full and one["peak_bytes"] and full["peak_bytes"]:
-            one["less_than_full"] = 1 - one["peak_bytes"] / full["peak_bytes"]
+        if one["method"] != "full" and one["peak_bytes"] and full:
+            one["less_than_full"] = 1 - one["peak_bytes"] / full
         yield one
 
 

@@ -70,7 +70,7 @@ def measure(
     backend: str,
     told: dict[str, Any],
 ) -> Iterator[Result]:
-    """One result for each method.
+    """One result for each method; the share is of the language model's part, without the vision tower.
 
     Args:
         loaded: the model.
@@ -99,10 +99,9 @@ def measure(
         elif number and found is not None:
             times[way].append(found)
     whole = statistics.median(plain) if plain and -1 not in errors else None
+    tower = statistics.median(vision) if any(vision) else None
     for place, method in enumerate(methods):
-        known: dict[str, Any] = {"prefill_ms": whole}
-        if whole is not None and any(vision):
-            known["vision_ms"] = statistics.median(vision)
+        known: dict[str, Any] = {"prefill_ms": whole, "vision_ms": tower}
         if error := errors.get(place):
             known["error"] = error
         else:
@@ -110,7 +109,7 @@ def measure(
             known |= {"with_method_ms": statistics.median(with_method), "rounds_ms": with_method}
             known |= {"select_ms": statistics.median(select), "select_rounds_ms": select}
             if whole is not None:
-                known["share"] = known["select_ms"] / whole
+                known["share"] = known["select_ms"] / (whole - (tower or 0.0))
             else:
                 known["error"] = errors[-1]
         yield result("prefill", **told, method=method.name, budget=budget_of(method), **known)

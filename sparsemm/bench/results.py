@@ -1,12 +1,13 @@
 """What a measurement tells: one flat object of known keys; what could not be measured is null."""
 
 import gc
+import traceback
 from collections.abc import Callable, Iterator, Sequence
-from traceback import clear_frames
 from typing import Any, TypeVar
 
 import torch
 
+from sparsemm.engine.memory import is_out_of_memory
 from sparsemm.methods.base import Method
 
 Result = dict[str, Any]
@@ -48,28 +49,29 @@ def budget_of(method: Method) -> int | None:
 
 
 def attempt(work: Callable[[], Found]) -> tuple[Found | None, str | None]:
-    """What `work` returns, or why there was no memory for it; then its tensors are gone."""
+    """What `work` returns, or why it failed; then its tensors are gone.
+
+    Raises:
+        ValueError: what cannot be asked for.
+        RuntimeError: the GPU is in an error state, in which nothing can be measured any more.
+    """
     try:
         return work(), None
-    except (MemoryError, RuntimeError) as error:
-        if not out_of_memory(error):
+    except Exception as error:
+        memory = is_out_of_memory(error)
+        if isinstance(error, ValueError) or (not memory and "CUDA error" in str(error)):
             raise
+        if not memory:
+            traceback.print_exception(error)
         reason = " ".join(str(error).split())
+        told = f"out of memory: {reason}" if memory else f"{type(error).__name__}: {reason}"
         failed: BaseException | None = error
         while failed is not None:
-            clear_frames(failed.__traceback__)
+            traceback.clear_frames(failed.__traceback__)
             failed = failed.__cause__ or failed.__context__
     gc.collect()
     free()
-    return None, f"out of memory: {reason}"
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether memory was short, of a GPU or of this machine."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    told = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
-    return isinstance(error, RuntimeError) and any(one in str(error) for one in told)
+    return None, told
 
 
 def free() -> None:

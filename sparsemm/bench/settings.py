@@ -123,6 +123,7 @@ SMOKE: dict[str, Any] = {  # a CPU measures it in seconds; no figure of it means
     "tokens": 4,
     "rounds": 2,
     "rows": (1,),
+    "backend": "torch",
     "decode": ("eager",),
     "device": "cpu",
     "dtype": "float32",

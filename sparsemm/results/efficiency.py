@@ -1,6 +1,7 @@
 """What `sparsemm bench` measured, by place, beside what the paper prints: ms per token and peak memory.
 
-Every number comes from a bench.json; the same place measured again replaces the older one.
+Every number comes from a bench.json; the same place measured again with the same backend replaces the older
+one, and of several backends the fastest counts.
 """
 
 from __future__ import annotations
@@ -77,6 +78,7 @@ class Measured:
     value: float  # in the unit of its measure
     machine: Mapping[str, Any]
     settings: Mapping[str, Any]
+    backend: str | None = None  # who computed the cache; None: of memory
 
     @property
     def gpu(self) -> bool:
@@ -123,8 +125,8 @@ def when(bench: Bench) -> str:
 
 
 def places(benches: Sequence[Bench]) -> dict[Place, Measured]:
-    """Return what was measured of one sequence, by place; of the same place the newest."""
-    found: dict[Place, Measured] = {}
+    """Return what was measured of one sequence: of a backend the newest, of backends the fastest."""
+    newest: dict[tuple[Place, str | None], Measured] = {}
     for bench in sorted(benches, key=when):
         for one in bench["results"]:
             known = MEASURES.get(one["measure"])
@@ -134,8 +136,16 @@ def places(benches: Sequence[Bench]) -> dict[Place, Measured]:
             way = Way(one["way"], one["method"], one.get("budget"), one.get("decode"))
             if one["measure"] == "memory":
                 way = way._replace(decode=None)
-            place = Place(one["measure"], one["shape"], way, int(one["prompt_tokens"]))
-            found[place] = Measured(one[key] / factor, bench["machine"], bench["settings"])
+            place, backend = (
+                Place(one["measure"], one["shape"], way, int(one["prompt_tokens"])),
+                one.get("backend"),
+            )
+            measured = Measured(one[key] / factor, bench["machine"], bench["settings"], backend)
+            newest[place, backend] = measured
+    found: dict[Place, Measured] = {}
+    for (place, _), measured in newest.items():
+        if place not in found or measured.value < found[place].value:
+            found[place] = measured
     return found
 
 

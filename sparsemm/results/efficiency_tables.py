@@ -30,7 +30,7 @@ COLUMNS = (
         "ours",
         "ours_full_to_this",
     ),
-    *("paper", "paper_full_to_this", "device", "when"),
+    *("paper", "paper_full_to_this", "backend", "device", "when"),
 )
 
 
@@ -148,13 +148,14 @@ def to_csv(shown: Sequence[Line]) -> str:
     writer.writerow(COLUMNS)
     for line in shown:
         machine = line.ours.machine if line.ours else {}
+        backend = (line.ours.backend if line.ours else None) or ""
         writer.writerow(
             [
                 *(line.part, line.measure, line.shape, line.prompt_tokens, line.way.decode or ""),
                 *(line.way.method, line.way.budget or "", MEASURES[line.measure][2]),
                 *(_shown(line.value, 4), _number(line.ratio, 4)),
                 *(_number(line.paper), _number(line.paper_ratio, 4)),
-                *(machine.get("device", ""), machine.get("when", "")),
+                *(backend, machine.get("device", ""), machine.get("when", "")),
             ]
         )
     return stream.getvalue()

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -94,15 +95,20 @@ def test_files_are_whole_after_every_result_and_nothing_is_overwritten(tmp_path)
     assert "1.5 2.5" in (tmp_path / "bench.csv").read_text()
 
 
-def test_out_of_memory_is_a_reason_and_other_errors_are_errors():
+def test_what_fails_is_a_reason_but_a_broken_gpu_and_a_bad_setting_stop_everything():
     def fails(error):
         raise error
 
     assert attempt(lambda: 3) == (3, None)
     found = attempt(lambda: fails(torch.OutOfMemoryError("CUDA out of memory.\n Tried")))
     assert found == (None, "out of memory: CUDA out of memory. Tried")
-    with pytest.raises(RuntimeError, match="illegal"):
-        attempt(lambda: fails(RuntimeError("an illegal memory access")))
+    assert attempt(lambda: fails(KeyError("lost"))) == (None, "KeyError: 'lost'")
+    for stops in (
+        RuntimeError("CUDA error: an illegal memory access"),
+        ValueError("prompts=3: must be more."),
+    ):
+        with pytest.raises(type(stops)):
+            attempt(partial(fails, stops))
 
 
 def test_a_model_that_does_not_fit_leaves_the_other_shapes(tmp_path, monkeypatch):
@@ -122,7 +128,7 @@ def test_a_model_that_does_not_fit_leaves_the_other_shapes(tmp_path, monkeypatch
         "tokens=1",
         "rounds=1",
     ]
-    assert run(["bench", *asked, f"out={tmp_path}"]) == 0
+    assert run(["bench", *asked, f"out={tmp_path}"]) == 1
     big = [one for one in read(tmp_path)["results"] if one["shape"] == "qwen2_vl_7b"]
     small = [one for one in read(tmp_path)["results"] if one["shape"] == "tiny"]
     assert {one["measure"] for one in big} == {one["measure"] for one in small} == {"grid", "memory"}

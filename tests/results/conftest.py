@@ -163,6 +163,7 @@ def bench_file(
     gb: float = 20.0,
     device: str = "",
     when: str = "2026-01-02T03:04:05+00:00",
+    backend: str = "triton",
 ) -> dict[str, Any]:
     """A bench.json as `sparsemm bench` writes it: the full cache and SparseMM, speed and memory."""
     machine = {"device": device or ("NVIDIA H200" if gpu else "a processor"), "gpu": gpu, "threads": 2}
@@ -172,10 +173,10 @@ def bench_file(
     for prompt in prompts:
         for method, kept, token_ms, peak in (("full", None, full_ms, full_gb), ("sparsemm", budget, ms, gb)):
             same = {"shape": shape, "way": "ragged", "method": method, "budget": kept, "rows": 1}
-            same |= {"prompt_tokens": prompt, "image_tokens": 0}
+            same |= {"prompt_tokens": prompt, "image_tokens": prompt - 64, "new_tokens": 100}
             results += [
-                {"measure": "decode", **same, "decode": decode, "ms_per_token": token_ms}
-                | {"rounds_ms": [token_ms], "tokens_per_s": 1000 / token_ms, "new_tokens": 100}
+                {"measure": "decode", **same, "decode": decode, "ms_per_token": token_ms, "backend": backend}
+                | {"rounds_ms": [token_ms], "tokens_per_s": 1000 / token_ms}
                 for decode in decodes
             ]
             results.append({"measure": "memory", **same, "peak_bytes": int(1e9 * peak)})

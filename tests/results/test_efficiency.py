@@ -134,7 +134,20 @@ def test_the_experiment_measures_the_papers_places() -> None:
 def test_of_the_same_place_the_newest_counts(bench: Maker) -> None:
     old = bench(MODEL, (PROMPT,), gpu=True, ms=9.0)
     new = bench(MODEL, (PROMPT,), gpu=True, ms=4.0, when="2027-01-01T00:00:00+00:00")
-    assert places([new, old])[Place("decode", MODEL, SPARSE, PROMPT)].value == 4.0
+    assert places([old, new])[Place("decode", MODEL, SPARSE, PROMPT)].value == 4.0
+    slower = bench(MODEL, (PROMPT,), gpu=True, ms=5.0, when="2028-01-01T00:00:00+00:00")
+    assert places([slower, new])[Place("decode", MODEL, SPARSE, PROMPT)].value == 5.0
+
+
+def test_of_several_backends_the_fastest_counts_and_is_named(bench: Maker, tmp_path: Path) -> None:
+    made = [
+        bench(MODEL, (PROMPT,), gpu=True, ms=ms, backend=backend, when=f"2027-01-0{day}T00:00:00+00:00")
+        for day, ms, backend in ((1, 6.0, "triton"), (2, 4.0, "cuda"), (3, 9.0, "torch"))
+    ]
+    found = places(made)[Place("decode", MODEL, SPARSE, PROMPT)]
+    assert (found.value, found.backend) == (4.0, "cuda")
+    draw(made, tmp_path)
+    assert {one["backend"] for one in rows(tmp_path) if one["ours"] == "4.0000"} == {"cuda"}
 
 
 def test_files_are_read_and_others_refused(bench: Maker, tmp_path: Path) -> None:
@@ -168,19 +181,59 @@ def test_targets_are_met_or_not_by_the_figures_of_a_run(bench: Maker) -> None:
         kernel | {"way": "triton", "us": 14.0, "speedup_against_published": 2.0},
         kernel | {"way": "cuda", "us": 11.0, "speedup_against_published": 3.5},
         kernel | {"way": "published", "us": 1.0, "speedup_against_published": None},
+        kernel | {"way": "torch", "us": 2.0, "speedup_against_published": 9.0},
+        kernel | {"way": "flash_attn", "us": 2.0, "speedup_against_published": 9.0},
+    ]
+    prefill = {
+        "measure": "prefill",
+        "shape": MODEL,
+        "method": "sparsemm",
+        "prompt_tokens": 8192,
+        "image_tokens": 8000,
+    }
+    made["results"] += [
+        prefill | {"backend": backend, "budget": budget, "share": share}
+        for backend, budget, share in (("triton", 256, 0.04), ("triton", 64, 0.01), ("torch", 256, 0.02))
     ]
     shown = {line[0]: line[3:] for line in targets_of(to_markdown([made])) if line[3] != "not measured"}
     assert {what.partition(",")[0]: (cells[0], cells[1]) for what, cells in shown.items()} == {
         "decode attention": ("11.0", "yes"),
         "attention and append against the published way": ("3.50x", "yes"),
-        "decode step": ("69.0 % (250 tokens/s)", "no"),
+        "decode step": ("69.0 % (250 tokens/s, triton)", "no"),
+        "ranking": ("4.0 %", "no"),
         "the same against the full cache in the same loop": ("2.00x", "yes"),
         "peak memory at 32K": ("50.0 %", "yes"),
     }
     assert "1. NVIDIA H200, CUDA 13.0" in to_markdown([made])
-    made["settings"]["dtype"] = "float32"
-    assert not any(line[0].startswith("decode step") and line[3] != "not measured"
-                   for line in targets_of(to_markdown([made])))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"backend": "torch"},
+        {"image_tokens": 0},
+        {"new_tokens": 1},
+        {"budget": 64},
+        {"rows": 2},
+        {"dtype": "float32"},
+    ],
+)
+def test_another_setting_meets_no_target(bench: Maker, change: dict[str, Any]) -> None:
+    made = bench(MODEL, (PROMPT,), gpu=True, full_ms=8.0, ms=4.0)
+    made["settings"] |= {key: change[key] for key in change if key == "dtype"}
+    for one in made["results"]:
+        one |= {"weight_limit_share": 0.9, "speedup": 2.0, "less_than_full": 0.5, **change}
+        if one["measure"] == "memory" and "backend" in change:
+            one["less_than_full"] = None  # memory has no backend
+    assert {line[3] for line in targets_of(to_markdown([made]))} == {"not measured"}
+
+
+def test_another_gpu_is_told_but_not_judged(bench: Maker) -> None:
+    made = bench(MODEL, (PROMPT,), gpu=True, device="Laptop GPU")
+    for one in made["results"]:
+        one |= {"weight_limit_share": 0.9, "speedup": 2.0, "less_than_full": 0.5}
+    met = [line[4] for line in targets_of(to_markdown([made])) if line[3] != "not measured"]
+    assert set(met) == {"not on an H200"}
 
 
 def test_a_figure_of_a_cpu_meets_no_target_of_a_gpu(bench: Maker) -> None:
