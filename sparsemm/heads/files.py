@@ -69,11 +69,12 @@ def read_scores(path: str | None) -> "np.ndarray[Any, Any]":
 
     scores = read_head_file(path)["scores"]
     try:
-        return np.array(scores, dtype=np.float32)
-    except (ValueError, TypeError):
-        raise ValueError(
-            f"model.head_scores={path}: scores must be numbers, [layers][query heads]."
-        ) from None
+        found = np.array(scores)
+    except ValueError:  # rows of several lengths
+        found = np.array(None)
+    if found.dtype.kind not in "iuf":
+        raise ValueError(f"model.head_scores={path}: scores must be numbers, [layers][query heads].")
+    return found.astype(np.float32)
 
 
 def check_model(path: str, content: Mapping[str, Any], model: str, name: str) -> None:

@@ -21,7 +21,7 @@ MAX_ARRAY = 1001  # SLURM's default of MaxArraySize
 class Queued:
     """One job, or one element of an array, as SLURM sees it."""
 
-    id: str  # 123, or 123_4
+    id: str  # 123, or 123_4; of elements that were cancelled before they started 123 or 123_[4-9]
     name: str
     state: str
     reason: str  # why it waits
@@ -34,9 +34,10 @@ class Queued:
         return self.state not in ENDED
 
     @property
-    def index(self) -> int:
-        """Its place in the array; 0 where there is none."""
-        return int(self.id.partition("_")[2] or 0)
+    def index(self) -> int | None:
+        """Its place in the array; None where this is about a job, or all elements that have no row."""
+        last = self.id.partition("_")[2]
+        return int(last) if last.isdigit() else None
 
 
 class SlurmSilent(RuntimeError):
@@ -77,8 +78,9 @@ def in_accounts(names: Iterable[str], since: float) -> list[Queued]:
     found = []
     for line in text.splitlines():
         job, name, state, node = (line.split("|") + [""] * 4)[:4]
-        if "[" not in job and state:  # a part of an array that waits as one is squeue's to tell
-            found.append(Queued(job, name, state.split()[0], "", node, 0))
+        row = Queued(job, name, (state.split() or [""])[0], "", node, 0)
+        if state and ("[" not in job or not row.live):  # elements that wait are squeue's to tell
+            found.append(row)
     return found
 
 

@@ -149,14 +149,14 @@ def jobs_of(submissions: Sequence[Submission]) -> list[list[Submitted]]:
         part.name
         for one in submissions
         for part in one.parts
-        if any((part.name, index) not in seen for index in range(len(part.jobs)))
+        if any(_row(seen, part.name, index) is None for index in range(len(part.jobs)))
     ]
     if forgotten:
         oldest = min(one.created for one in submissions)
         seen = {(one.name, one.index): one for one in slurm.in_accounts(forgotten, oldest)} | seen
     return [
         [
-            _submitted(submission, part, index, seen.get((part.name, index)))
+            _submitted(submission, part, index, _row(seen, part.name, index))
             for part in submission.parts
             for index in range(len(part.jobs))
         ]
@@ -185,6 +185,11 @@ def states(jobs: Sequence[Submitted]) -> str:
     """How many jobs are in which state, on one line."""
     counts = Counter(one.state.lower() for one in jobs)
     return ", ".join(f"{number} {state}" for state, number in counts.items())
+
+
+def _row(seen: Mapping[tuple[str, int | None], slurm.Queued], name: str, index: int) -> slurm.Queued | None:
+    """What SLURM says about an element of an array."""
+    return seen.get((name, index)) or seen.get((name, None))
 
 
 def _submitted(submission: Submission, part: Part, index: int, seen: slurm.Queued | None) -> Submitted:

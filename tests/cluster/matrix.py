@@ -69,6 +69,15 @@ def test_one_job_cancelled_by_scancel_and_retried(lab, ends_as):
     ends_as(two)
 
 
+def test_an_array_cancelled_before_it_started_is_submitted_again(lab):
+    two, held = "task=documents,charts", "hydra.launcher.sbatch={hold: true}"
+    lab.submit(two, held)
+    lab.call("cancel")
+    assert "14 failed" in lab.call("status", code=1)
+    assert "2 jobs" in lab.call("run", *lab.grid, two, *lab.slurm, held)
+    assert "14 pending" in lab.call("status", *lab.grid, two)
+
+
 def test_three_preemptions_during_a_cell(lab, ends_as):
     job = lab.submit()
     for number in range(1, 4):

@@ -3,6 +3,8 @@
 import json
 import time
 
+import pytest
+
 from sparsemm import cli
 from sparsemm.results.leases import Heartbeat, Leases
 from sparsemm.results.store import Store
@@ -113,3 +115,15 @@ def test_a_sweep_whose_code_changed_since_its_submission_warns(tmp_path, fake, r
         "The code changed since submission: commit aaaaaaaaaa was submitted, bbb" in capsys.readouterr().out
     )
     assert json.loads((folder / "jobs" / "0.json").read_text())["git"] == then
+
+
+@pytest.mark.parametrize(("place", "others"), [("queue", "7"), ("queue", "7_[1-2]"), ("accounts", "7_[1-2]")])
+def test_elements_that_were_cancelled_before_they_started_have_one_row(tmp_path, fake, row, place, others):
+    root, store, names = fake(), Store(tmp_path), [f"{number:020x}" for number in range(3)]
+    jobs = tuple(Job((), (name,)) for name in names)
+    Submission(store.sweeps / "s", time.time(), (Part("s.0", tmp_path, jobs, "7"),)).write()
+    (root / "queue").write_text(row("7_0", "s.0", "COMPLETED"))
+    with (root / place).open("a") as file:
+        file.write(row(others, "s.0", "CANCELLED") if place == "queue" else f"{others}|s.0|CANCELLED by 0|\n")
+    found = Submissions(store).jobs(names)
+    assert [found[name][0].state for name in names] == ["COMPLETED", "CANCELLED", "CANCELLED"]
