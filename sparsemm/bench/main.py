@@ -53,6 +53,8 @@ def run(
     """
     settings = Settings.of(dict(values))
     methods = _check(settings)
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
     copy = kernel.copy_gb_per_s(settings.place)
     machine = describe(settings.place, copy)
     print(

@@ -35,6 +35,7 @@ class Settings:
     backend: str
     decode: tuple[str, ...]
     device: str
+    threads: int | None
     dtype: str
     images: bool | None
     weights: str
@@ -54,6 +55,8 @@ class Settings:
         for key in ("prompts", "budgets", "tokens", "rounds", "rows"):
             if min(_all(getattr(self, key))) < 1:
                 raise ValueError(f"{key}={shown(getattr(self, key))}: must be at least 1. Set {key}.")
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"threads={self.threads}: must be at least 1, or null. Set threads.")
         if max(self.rows) > MOST_ROWS:
             raise ValueError(f"rows={shown(self.rows)}: must be at most {MOST_ROWS}. Set rows.")
         text = [one for one in self.shape if not SHAPES[one].reads_images]

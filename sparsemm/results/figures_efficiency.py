@@ -113,7 +113,8 @@ def _panel(
     ticks = sorted(prompts)
     panel.set_xticks(ticks, [f"{one // 1024}K" if one % 1024 == 0 else str(one) for one in ticks])
     panel.minorticks_off()
-    panel.set_ylim(0, 1.1 * panel.dataLim.y1)
+    if prompts:
+        panel.set_ylim(0, 1.1 * panel.dataLim.y1)
     panel.grid(axis="y", color="#DDDDDD", linewidth=0.6)
     panel.set_axisbelow(True)
     return handles

@@ -142,6 +142,7 @@ def test_a_model_that_does_not_fit_leaves_the_other_shapes(tmp_path, monkeypatch
         ("budget=64", "budget: there is no such setting. Did you mean budgets? `sparsemm bench --cfg job`"),
         ("prompts=many", "prompts=many: must be a whole number. Set prompts."),
         ("rounds=0", "rounds=0: must be at least 1. Set rounds."),
+        ("threads=0", "threads=0: must be at least 1, or null. Set threads."),
         ("rows=33", "rows=33: must be at most 32. Set rows."),
         ("methods=snpkv", "methods=snpkv: must be one of adakv,"),
         ("methods=snpkv", "Did you mean snapkv?"),
