@@ -14,9 +14,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 from transformers import DynamicCache
 
-from sparsemm.bench.limits import limits, weights_read
+from sparsemm.bench.limits import beyond, limits, weights_read
 from sparsemm.bench.published import PUBLISHED, Published
 from sparsemm.bench.results import Result, attempt, budget_of, free, in_turn, result, wait
 from sparsemm.bench.settings import Settings
@@ -25,7 +26,8 @@ from sparsemm.engine.graph import GraphDecoder, make_decoder
 from sparsemm.engine.greedy import Greedy
 from sparsemm.engine.memory import arena_slots, slot_bytes
 from sparsemm.engine.select import Selector
-from sparsemm.kernels.backends import Backend
+from sparsemm.kernels.backends import Backend, KernelBackend
+from sparsemm.kernels.static_arena import roomy
 from sparsemm.methods.base import Method
 from sparsemm.models.base import LoadedModel, Prompt
 
@@ -115,8 +117,12 @@ class DecodeBench:
         if way.name != OURS or way.place is None:
             entry = 2 * shape.head_dim * itemsize
             return (self.entries(way) + self.new_tokens * segments) * entry
-        used, spare = arena_slots(self.lengths[:, self.row_of[way.place]], self.new_tokens + 1)
-        return (used + spare) * slot_bytes(shape.head_dim, itemsize) * self.rows
+        slots = 0
+        for lengths in self.lengths[:, self.row_of[way.place]]:
+            size = self.rows * sum(arena_slots(lengths, self.new_tokens + 1))
+            rounded = way.decode != "eager" and isinstance(self.resolved, KernelBackend)
+            slots += roomy(size) if rounded else size  # a captured step's buffers fit other prompts too
+        return slots * slot_bytes(shape.head_dim, itemsize)
 
     def read_bytes(self, way: Way) -> int:
         """Bytes of keys and values that a token reads in the middle of the answer."""
@@ -140,8 +146,13 @@ class DecodeBench:
             assert made is not None
             self.decoders[way.decode] = made
         positions = torch.full((self.rows,), self.prompt.next_position, device=self.loaded.device)
+        decoder, limit = self.decoders[way.decode], self.new_tokens + 1
         with torch.inference_mode():
-            step = self.decoders[way.decode].step(joined, self.first, positions, None, self.new_tokens + 1)
+            step = decoder.step(joined, self.first, positions, None, limit)
+            if step.graph is not None:
+                step.go()  # a graph goes to the device with its first replay
+                again = self._ragged(way.place, self.resolved)
+                step = decoder.step(again, self.first, positions, None, limit)
         return partial(step.go, self.new_tokens)
 
     def _seconds(self, way: Way) -> float:
@@ -255,6 +266,8 @@ def measure(
             known["error"] = found[way][1]
         if copy_gb_per_s is not None:
             known |= limits(weights, bench.read_bytes(way), copy_gb_per_s, ms.get(way))
+        if note := beyond("limit_share", known.get("limit_share")):
+            tqdm.write(f"  {way.name} {known['method']} {way.decode}: {note}")
         yield result("decode", **known)
     del bench
     free()

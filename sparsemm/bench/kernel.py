@@ -1,130 +1,31 @@
 """One layer's append and attention for a token, by every backend that runs here, beside the published way.
 
-There are as many layers as fill 256 MB (up to the model's own number), and a round goes through all of them
-for every token, so that nothing is found in a cache of the chip that a whole model would not find there. On a
-GPU all layers of a token are one CUDA graph, for the published way too: real decoding could not capture that
-one, as its tensors grow, but what is compared is the work, not who launches it. `eager_us` is without one.
+On a GPU there are as many layers as fill 256 MB, however many the model has, and a round goes through all of
+them for every token, so that every byte comes from memory, as in a model beside its weights. All layers of a
+token are one CUDA graph, for the published way too: real decoding could not capture that one, as its tensors
+grow, but what is compared is the work, not who launches it. `eager_us` is without one.
 """
 
 import statistics
-import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from tqdm import tqdm
 
+from sparsemm.bench.layers import Layers, LayerShape, seconds
+from sparsemm.bench.limits import beyond
 from sparsemm.bench.published import PUBLISHED, Published
-from sparsemm.bench.results import Result, attempt, free, in_turn, result
+from sparsemm.bench.results import Found, Result, attempt, free, in_turn, result
 from sparsemm.bench.settings import Settings
 from sparsemm.bench.shapes import SHAPES
 from sparsemm.kernels.backends import BACKENDS, TORCH, Backend, resolve
 
 FILLED_BYTES = 256 * 10**6  # several times what the caches of an H200 hold (50 MB)
-
-
-@dataclass(frozen=True)
-class LayerShape:
-    """Rows, KV heads, query heads of each, head_dim, mean entries per head; a few heads hold most of them."""
-
-    rows: int
-    kv_heads: int
-    group: int
-    head_dim: int
-    mean: int
-
-    def lengths(self) -> Tensor:
-        """[R, H]: a tenth of the mean for every head, the rest by random shares to the power of 8."""
-        shares = torch.rand(self.rows, self.kv_heads, generator=torch.Generator().manual_seed(0)) ** 8
-        rest = 0.9 * self.mean * self.kv_heads
-        return (0.1 * self.mean + rest * shares / shares.sum(1, keepdim=True)).round().long().clamp(min=1)
-
-
-class Layers:
-    """Layers of one shape, laid out by one backend, and a token's work on all of them.
-
-    Args:
-        backend: who computes.
-        shape: of a layer.
-        count: how many layers.
-        device: where.
-        dtype: of keys, values and queries.
-        tokens: appended before the layers are wound back.
-    """
-
-    def __init__(
-        self,
-        backend: Backend,
-        shape: LayerShape,
-        count: int,
-        device: torch.device,
-        dtype: torch.dtype,
-        tokens: int,
-    ):
-        self.backend, self.device = backend, device
-        generator = torch.Generator(device).manual_seed(1)
-
-        def random(*sizes: int) -> Tensor:
-            return torch.randn(*sizes, generator=generator, device=device, dtype=dtype)
-
-        lengths = shape.lengths().to(device)
-        total = int(lengths.sum())
-        order = torch.zeros(total, dtype=torch.long, device=device)
-        self.first = [
-            backend.lay_out(
-                random(total, shape.head_dim), random(total, shape.head_dim), order, lengths, tokens
-            )
-            for _ in range(count)
-        ]
-        self.arenas = list(self.first)
-        written = [one for arena in self.first for one in (arena, getattr(arena, "shadow", None)) if one]
-        self.before = [(one, one.lengths.clone(), one.bias.clone()) for one in written]
-        self.new = random(2, shape.rows, shape.kv_heads, 1, shape.head_dim)
-        self.queries = random(shape.rows, shape.kv_heads * shape.group, 1, shape.head_dim)
-        self.seen = torch.zeros(1, dtype=torch.long, device=device)
-        self.graph: torch.cuda.CUDAGraph | None = None
-
-    @torch.inference_mode()
-    def token(self) -> Tensor:
-        """Append and attend, layer after layer; the last one's output."""
-        for index, arena in enumerate(self.arenas):
-            arena = self.backend.append(arena, self.new[0], self.new[1], self.seen, 1)
-            output = self.backend.attend(arena, self.queries, self.queries.shape[-1] ** -0.5)
-            self.arenas[index] = arena
-        return output
-
-    @torch.inference_mode()
-    def wind_back(self) -> None:
-        """As before the first token."""
-        self.arenas = list(self.first)
-        for arena, lengths, bias in self.before:
-            arena.lengths.copy_(lengths)
-            arena.bias.copy_(bias)
-
-    def capture(self) -> None:
-        """Make a graph of a token, the first behind the prompt."""
-        with torch.cuda.device(self.device):
-            side = torch.cuda.Stream()
-            side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):
-                self.token()
-            torch.cuda.current_stream().wait_stream(side)
-            self.wind_back()
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                self.token()
-        self.graph = graph
-        self.wind_back()
-
-    def us(self, tokens: int, graph: bool) -> float:
-        """Microseconds for a token and layer."""
-        assert not graph or self.graph is not None
-        work = self.graph.replay if graph and self.graph is not None else self.token
-        self.wind_back()
-        seconds = _seconds(lambda: [work() for _ in range(tokens)], self.device)
-        return 1e6 * seconds / tokens / len(self.first)
+COPIED_BYTES = 2 * 10**9  # of a copy on a GPU: its caches hold nothing of the next one
+COPIES = 10  # between two looks at the clock, on a GPU
+WARM_S = 0.3  # until the clocks of a GPU have risen
 
 
 def measure(settings: Settings, shape: str, copy_gb_per_s: float | None) -> Iterator[Result]:
@@ -138,25 +39,14 @@ def measure(settings: Settings, shape: str, copy_gb_per_s: float | None) -> Iter
         for budget in settings.budgets:
             layer = LayerShape(rows, known.kv_heads, known.group, known.head_dim, budget)
             told: dict[str, Any] = {"shape": shape, "budget": budget, "rows": rows}
-            timed, error = attempt(
-                partial(
-                    time_layer,
-                    layer,
-                    known.layers,
-                    backends,
-                    place,
-                    numbers,
-                    settings.tokens,
-                    settings.rounds,
-                )
+            timed = time_layer(
+                layer, known.layers, backends, place, numbers, settings.tokens, settings.rounds
             )
-            if timed is None:
-                yield from (result("kernel", **told, way=one.name, error=error) for one in backends)
-                continue
             yield from with_shares(timed, told, copy_gb_per_s)
-            ours = {name: found["us"] for name, found in timed.items() if name != PUBLISHED}
-            best = min(ours, key=ours.__getitem__)
-            print(f"  fastest of {', '.join(ours)} at budget={budget}, rows={rows}: {best}")
+            ours = {name: found["us"] for name, found in timed.items() if found["us"] and name != PUBLISHED}
+            if ours:
+                best = min(ours, key=ours.__getitem__)
+                tqdm.write(f"  fastest of {', '.join(ours)} at budget={budget}, rows={rows}: {best}")
             free()
 
 
@@ -188,9 +78,11 @@ def time_layer(
 ) -> dict[str, dict[str, Any]]:
     """Every backend, and for one row the published way, `tokens` tokens in every round, in turn.
 
+    One that fails has no numbers; the others go on.
+
     Args:
         shape: of a layer.
-        layers: most layers.
+        layers: most layers, on a CPU.
         backends: to be timed; at least one.
         device: where.
         dtype: of keys, values and queries.
@@ -198,38 +90,61 @@ def time_layer(
         rounds: that are counted.
 
     Returns:
-        By name: us, rounds_us, eager_us (on a GPU), read_bytes, note.
+        By name: us, rounds_us, eager_us (on a GPU), read_bytes, note; error where it failed.
     """
     entries, segments = int(shape.lengths().sum()), shape.rows * shape.kv_heads
     entry = 2 * shape.head_dim * dtype.itemsize
-    count = max(1, min(layers, -(-FILLED_BYTES // (entries * entry))))
     gpu = device.type == "cuda"
-    made = {one.name: Layers(one, shape, count, device, dtype, tokens + 1) for one in backends}
-    warm = {name: min(one.us(tokens, graph=False) for _ in range(2)) for name, one in made.items()}
+    count = -(-FILLED_BYTES // (entries * entry))
+    count = count if gpu else max(1, min(layers, count))
+    made: dict[str, Layers] = {}
+    errors: dict[str, str] = {}
     notes: dict[str, str] = {}
+
+    def tried(name: str, work: Callable[[], Found]) -> Found | None:
+        try:
+            found, error = attempt(work)
+        except Exception as raised:
+            found, error = None, f"{type(raised).__name__}: {' '.join(str(raised).split())}"
+        if error is not None:
+            errors[name] = error
+            made.pop(name, None)
+        return found
+
+    def make(one: Backend) -> None:
+        made[one.name] = Layers(one, shape, count, device, dtype, tokens + 1)
+
+    warm: dict[str, float] = {}
+    for one in backends:
+        tried(one.name, partial(make, one))
+        for _ in range(2):
+            found = tried(one.name, partial(made[one.name].us, tokens, False)) if one.name in made else None
+            if found is not None:
+                warm[one.name] = min(found, warm.get(one.name, found))
     if shape.rows == 1:  # as published
-        fastest = next(one for one in backends if one.name == min(warm, key=warm.__getitem__))
-        published = Published(fastest, device, dtype)
-        made[PUBLISHED] = Layers(published, shape, count, device, dtype, tokens + 1)
-        notes[PUBLISHED] = f"attention by {published.attention}"
-    if gpu:
-        for one in made.values():
-            one.capture()
-    times: dict[str, list[float]] = {name: [] for name in made}
-    eager: dict[str, list[float]] = {name: [] for name in made}
-    for number, name in in_turn(list(made), rounds):
-        found = made[name].us(tokens, graph=gpu)
-        slow = made[name].us(tokens, graph=False) if gpu else None
-        if number:
-            times[name].append(found)
-            eager[name] += [] if slow is None else [slow]
+        fastest = min(backends, key=lambda one: warm.get(one.name, float("inf")))
+        published = tried(PUBLISHED, partial(Published, fastest, device, dtype))
+        if published is not None:
+            notes[PUBLISHED] = published.note
+            tried(PUBLISHED, partial(make, published))
+    for name in [*made] if gpu else ():
+        tried(name, made[name].capture)
+    times: dict[str, list[float]] = {one.name: [] for one in backends}
+    times |= {PUBLISHED: []} if shape.rows == 1 else {}
+    eager: dict[str, list[float]] = {name: [] for name in times}
+    for number, name in in_turn(list(times), rounds):
+        for kept, graph in ((times, True), (eager, False)) if gpu else ((times, False),):
+            found = tried(name, partial(made[name].us, tokens, graph)) if name in made else None
+            if number and found is not None:
+                kept[name].append(found)
     return {
         name: {
-            "us": statistics.median(each),
-            "rounds_us": each,
-            "eager_us": statistics.median(eager[name]) if eager[name] else None,
+            "us": statistics.median(each) if name not in errors else None,
+            "rounds_us": each if name not in errors else None,
+            "eager_us": statistics.median(eager[name]) if gpu and name not in errors else None,
             "read_bytes": (entries + segments * (tokens + 1) // 2) * entry,
             "note": notes.get(name),
+            **({"error": errors[name]} if name in errors else {}),
         }
         for name, each in times.items()
     }
@@ -239,40 +154,43 @@ def with_shares(
     timed: dict[str, dict[str, Any]], told: dict[str, Any], copy_gb_per_s: float | None
 ) -> Iterator[Result]:
     """Results with bandwidth, its share of a copy's, and the speed-up against the published way."""
-    published = timed.get(PUBLISHED)
+    published = timed.get(PUBLISHED, {}).get("us")
     for name, found in timed.items():
-        rate = found["read_bytes"] / found["us"] / 1e3
-        yield result(
-            "kernel",
-            **told,
-            way=name,
-            **found,
-            gb_per_s=rate,
-            copy_share=None if copy_gb_per_s is None else rate / copy_gb_per_s,
-            speedup_against_published=(
-                None if published is None or name == PUBLISHED else published["us"] / found["us"]
-            ),
-        )
+        us = found["us"]
+        rate = None if us is None else found["read_bytes"] / us / 1e3
+        share = None if rate is None or copy_gb_per_s is None else rate / copy_gb_per_s
+        known = {**found, "gb_per_s": rate, "copy_share": share}
+        known["note"] = "; ".join(one for one in (found["note"], beyond("copy_share", share)) if one) or None
+        if us is not None and published is not None and name != PUBLISHED:
+            known["speedup_against_published"] = published / us
+        if beyond("copy_share", share):
+            tqdm.write(f"  {name}: {known['note']}")
+        yield result("kernel", **told, way=name, **known)
 
 
-def copy_gb_per_s(device: torch.device, size: int = 1 << 28) -> float:
-    """Measured bandwidth of a copy, what is read and what is written both counted."""
+def copy_gb_per_s(
+    device: torch.device, size: int | None = None, copies: int | None = None, warm_s: float | None = None
+) -> float:
+    """Measured bandwidth of a copy, what is read and what is written both counted; a median.
+
+    Args:
+        device: where.
+        size: bytes that are copied; on a GPU, what is free bounds them.
+        copies: one behind the other between two looks at the clock.
+        warm_s: seconds of copies that do not count.
+    """
+    gpu = device.type == "cuda"
+    if size is None:
+        size = min(COPIED_BYTES, torch.cuda.mem_get_info(device)[0] // 4) if gpu else 1 << 28
+    copies = copies or (COPIES if gpu else 1)
+    warm_s = (WARM_S if gpu else 0.0) if warm_s is None else warm_s
     source = torch.zeros(size, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    times = [_seconds(lambda: target.copy_(source), device) for _ in range(5)]
-    return 2 * size / statistics.median(times) / 1e9
 
+    def work() -> None:
+        for _ in range(copies):
+            target.copy_(source)
 
-def _seconds(work: Callable[[], object], device: torch.device) -> float:
-    """By the device's own clock where it has one."""
-    if device.type != "cuda":
-        began = time.perf_counter()
-        work()
-        return time.perf_counter() - began
-    start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    torch.cuda.synchronize(device)
-    start.record()
-    work()
-    stop.record()
-    torch.cuda.synchronize(device)
-    return float(start.elapsed_time(stop)) / 1000
+    while warm_s > 0:
+        warm_s -= seconds(work, device)
+    return 2 * size * copies / statistics.median(seconds(work, device) for _ in range(5)) / 1e9

@@ -33,3 +33,13 @@ def limits(weights: int, cache: int, copy_gb_per_s: float, ms: float | None) -> 
         "limit_share": None if ms is None else limit / ms,
         "weight_limit_share": None if ms is None else weights / per_ms / ms,
     }
+
+
+def beyond(key: str, share: float | None) -> str | None:
+    """What to say of a share of the limit that cannot be; None where it can."""
+    if share is None or share <= 1:
+        return None
+    return (
+        f"{key}={share:.1%}: above what a copy reaches. Part of what is read was in a cache of the chip, or "
+        "the copy was slow: measure again on a machine that does nothing else."
+    )

@@ -1,9 +1,11 @@
 """Every way decodes the same work, and its result says what was measured."""
 
-from dataclasses import replace
+from dataclasses import fields
+from types import SimpleNamespace
 
 import pytest
 import torch
+from sparsemm.kernels.backends import resolve
 
 from sparsemm.api import make_method
 from sparsemm.bench import decode
@@ -13,15 +15,15 @@ from sparsemm.bench.models import make_model
 from sparsemm.bench.prompts import make_prompt
 from sparsemm.bench.results import COLUMNS
 from sparsemm.bench.settings import SMOKE, Settings
-from sparsemm.engine.graph import GraphDecoder
+from sparsemm.engine.graph import GraphDecoder, Step
 
 TOLD = {"shape": "tiny", "prompt_tokens": 96, "image_tokens": 0}
 
 
 @pytest.fixture(scope="module")
 def settings():
-    rest = {"methods": ("full", "snapkv"), "backend": "auto", "images": None, "smoke": False, "out": "-"}
-    return replace(Settings(**SMOKE, **rest), tokens=3)
+    rest = {"methods": ("full", "snapkv"), "backend": "auto", "smoke": False, "out": "-", "tokens": 3}
+    return Settings(**{**dict.fromkeys(one.name for one in fields(Settings)), **SMOKE, **rest})
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +89,64 @@ def test_all_ways_compute_the_same_where_nothing_is_dropped(loaded, prompt, meth
     assert len(same) == 5
     assert all(torch.allclose(one, first, atol=1e-5) for one in same)
     assert not torch.allclose(dropped, first, atol=1e-5)
+
+
+def test_the_first_replay_of_a_graph_is_not_timed(loaded, prompt, methods, settings, monkeypatch):
+    """It takes the graph to the device; afterwards the buffers are filled again."""
+    replayed = []
+
+    def capture(self):
+        self.graph = SimpleNamespace(replay=lambda: replayed.append(self.rows.clock.item()))
+
+    monkeypatch.setattr(Step, "capture", capture)
+    monkeypatch.setattr(
+        decode, "make_decoder", lambda _, model, greedy: GraphDecoder(model, greedy, capture=False)
+    )
+    monkeypatch.setattr(GraphDecoder, "step", captured(GraphDecoder.step))
+    bench = DecodeBench(loaded, prompt, methods, 4)
+    go = bench.decoding(Way(OURS, 1, "graph"))
+    (step,) = bench.decoders["graph"].steps.values()
+    rooms = [layer.arena.room for layer in step.rows.cache.layers]
+    assert len(replayed) == 1 and set(rooms) == {5}
+    go()
+    assert len(replayed) == 5
+
+
+def captured(make):
+    """Steps as on a GPU."""
+
+    def step(self, *arguments):
+        self.capture = True
+        return make(self, *arguments)
+
+    return step
+
+
+@pytest.mark.parametrize("kernels", [False, True])
+def test_a_graphs_buffers_count_as_they_are_laid_out(loaded, prompt, methods, monkeypatch, kernels):
+    bench = DecodeBench(loaded, prompt, methods, 4, rows=2)
+    if kernels:
+        bench.resolved = resolve("triton", loaded.device, loaded.model.dtype, loaded.shape.head_dim)
+    monkeypatch.setattr(
+        decode, "make_decoder", lambda _, model, greedy: GraphDecoder(model, greedy, capture=False)
+    )
+    for decoding in ("eager", "graph"):
+        way = Way(OURS, 1, decoding)
+        if decoding == "graph":
+            bench.decoding(way)
+            (step,) = bench.decoders["graph"].steps.values()
+            cache = step.rows.cache
+        else:
+            cache = bench._ragged(1, bench.resolved)
+        arenas = [layer.arena for layer in cache.layers]
+        fields = [getattr(one, name) for one in arenas for name in ("keys", "values", "tokens", "bias")]
+        assert bench.slot_bytes(way) == sum(one.nbytes for one in fields)
+
+
+def test_a_share_above_the_limit_is_said(loaded, prompt, methods, settings, clock, capsys):
+    found = list(measure(loaded, prompt, methods, settings, 1, 1e-9, TOLD))
+    assert all(one["limit_share"] > 1 for one in found)
+    assert capsys.readouterr().out.count("above what a copy reaches") == len(found)
 
 
 def test_without_a_full_cache_transformers_reads_the_prompt_itself(loaded, prompt, methods):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 import triton
-from sparsemm.kernels import append, choose_top, gather, ragged_decode, window_scores_triton
+from sparsemm.kernels import append, choose_top, copy_behind, gather, ragged_decode, window_scores_triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -20,6 +20,7 @@ TYPES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
 INTEGERS = {
     "starts": "*i64", "lengths": "*i64", "tokens": "*i64", "out_tokens": "*i64", "seen": "*i64",
     "keep": "*i1", "chosen": "*i1", "counts": "*i64", "segments": "*i32", "chunks": "*i32", "firsts": "*i32",
+    "ends": "*i32",
 }  # fmt: skip
 FLOATS = ("partial", "sums", "means", "scores")
 SCALARS = ("n", "tokens", "window", "candidates", "spans", "query_row", "query_head")
@@ -73,6 +74,8 @@ def main():
             report("append_tokens", append.append_tokens, dtype, target, {"H": 4, **block}, 1)
             sizes = {"BLOCK_T": gather.BLOCK_T, "SPAN": gather.SPAN}
             report("gather_kept", gather.gather_kept, dtype, target, {"H": 4, **block, **sizes}, 4)
+            whole = {**block, "BLOCK": copy_behind.BLOCK}
+            report("copy_segments", copy_behind.copy_segments, dtype, target, whole, 4)
             for dim in (128, 256) if target == 90 or dtype == torch.bfloat16 else ():
                 shape = {"G": 7, "D": dim, **window_scores_triton.blocks(32, dim, dtype)}
                 span = {"SPAN": window_scores_triton.SPAN}
