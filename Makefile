@@ -21,7 +21,7 @@ test: .venv/.installed-dev slurm  ## the tests, a process per core; more options
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-cluster: .venv/.installed-dev slurm  ## every disturbance of a sweep on a real SLURM of two nodes, half an hour
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/cluster/test_cluster.py tests/cluster/matrix.py --durations=0 $(ARGS)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/cluster/test_cluster.py tests/cluster/matrix*.py --durations=0 $(ARGS)
 
 slurm:  ## SLURM for its tests, where it may be installed: root on Debian; elsewhere they are skipped
 	@PATH="$$PATH:/usr/sbin"; command -v slurmctld >/dev/null && command -v slurmd >/dev/null && command -v sbatch >/dev/null || \
