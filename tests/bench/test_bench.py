@@ -181,7 +181,7 @@ def test_without_a_gpu_what_needs_one_is_refused(argument, capsys, tmp_path):
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(changes, words):
-    rest = {"methods": ("full",), "backend": "auto", "images": None, "smoke": False, "out": "-"}
+    rest = {"methods": ("full",), "threads": None, "images": None, "smoke": False, "out": "-"}
     with pytest.raises(ValueError, match=words):
         Settings(**{**SMOKE, **rest, **changes})
 

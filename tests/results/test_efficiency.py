@@ -80,7 +80,7 @@ def test_a_small_shape_on_a_cpu_has_no_points_of_the_paper_and_says_what_it_is(
     bench: Maker, tmp_path: Path
 ) -> None:
     made = bench("tiny", (64, 128), decodes=("eager",), budget=40)
-    made["results"] = [one for one in made["results"] if one["measure"] == "decode"]  # no memory: an empty panel
+    made["results"] = [one for one in made["results"] if one["measure"] == "decode"]  # no memory
     draw([made], tmp_path)
     assert {line["model"] for line in rows(tmp_path)} == {"tiny"}
     assert not any(line["paper"] for line in rows(tmp_path))
