@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from sparsemm.results.names import column_name
 from sparsemm.results.page_tables import Colors
 from sparsemm.results.scales import PERCENT
 from sparsemm.results.store import Store
@@ -133,7 +134,7 @@ def _table(
         )
     return {
         "title": f"{table.task}, {table.model}",
-        "column_key": table.column_key,
+        "column_key": column_name(table.column_key),
         "percent": table.metric in PERCENT,
         "columns": [str(column) for column in columns],
         "rows": [

@@ -9,7 +9,7 @@ from typing import Any
 from sparsemm.results import compare
 from sparsemm.results.entries import Entry
 from sparsemm.results.figures import paper_score, styles_of
-from sparsemm.results.names import metric_name
+from sparsemm.results.names import column_name, metric_name
 from sparsemm.results.notes import entry_text, kept_rows, legend, notes, number, title
 from sparsemm.results.tables import Row, Table
 
@@ -28,7 +28,7 @@ def table_view(table: Table, colors: Colors) -> dict[str, Any]:
         "title": title(table),
         "model": table.model,
         "task": table.task,
-        "column_key": table.column_key,
+        "column_key": column_name(table.column_key),
         "columns": [str(column) for column in table.columns] or ["score"],
         "rows": [
             {
@@ -59,11 +59,11 @@ def curve_view(table: Table, colors: Colors, several_models: bool) -> dict[str, 
         "model": table.model if several_models else "",
         "metric": metric_name(table.metric) + (", %" if table.scale.unit == "%" else ""),
         "digits": table.scale.digits,
-        "column_key": table.column_key,
+        "column_key": column_name(table.column_key),
         "log": log,
         "x": [float(text.removesuffix("%")) for text in texts] if log else list(range(len(texts))),
         "ticks": texts,
-        "xlabel": f"{kind} (log scale)" if log else table.column_key,
+        "xlabel": f"{kind} (log scale)" if log else column_name(table.column_key),
         "lines": [line for line in lines if line],
     }
 
