@@ -1,6 +1,8 @@
 """Print the targets of speed and memory beside what bench.json files hold.
 
-python benchmarks/efficiency.py [FILE ...]     without files: outputs/bench/**/bench.json
+python benchmarks/efficiency.py [FILE ...] > benchmarks/EFFICIENCY.md
+
+Without files it reads outputs/bench/**/bench.json.
 """
 
 import sys
@@ -9,5 +11,19 @@ from pathlib import Path
 from sparsemm.results.efficiency import read
 from sparsemm.results.efficiency_targets import to_markdown
 
+INTRO = r"""Printed by `python benchmarks/efficiency.py` from files of `sparsemm bench`; no figure is typed by hand.
+Models have the named shapes and random weights. What fills the table, on a CPU and on a GPU (the targets are of
+an H200):
+```bash
+sparsemm bench shape=tiny,qwen2_0_5b prompts=4096 budgets=128 tokens=16 threads=1
+
+sparsemm bench device=cuda measure=kernel budgets=256,2048,4096 rows=1,32 \
+  shape=qwen2_vl_7b,llava_next_vicuna_7b,llava_next_mistral_7b
+sparsemm bench device=cuda backend=triton measure=prefill prompts=8192,32768 methods=sparsemm budgets=256 \
+  shape=llava_next_vicuna_7b,qwen2_vl_7b
+sparsemm bench device=cuda backend=triton measure=decode,memory prompts=32768 budgets=256 tokens=100 \
+  decode=graph,compiled shape=llava_next_vicuna_7b,qwen2_vl_7b          # and with backend=cuda
+```"""
+
 files = [Path(name) for name in sys.argv[1:]] or sorted(Path("outputs/bench").rglob("bench.json"))
-print(to_markdown(read(files)), end="")
+print(to_markdown(read(files), INTRO), end="")
