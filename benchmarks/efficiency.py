@@ -11,9 +11,8 @@ from pathlib import Path
 from sparsemm.results.efficiency import read
 from sparsemm.results.efficiency_targets import to_markdown
 
-INTRO = r"""Printed by `python benchmarks/efficiency.py` from files of `sparsemm bench`; no figure is typed by hand.
-Models have the named shapes and random weights. What fills the table, on a CPU and on a GPU (the targets are of
-an H200):
+INTRO = r"""Printed by `python benchmarks/efficiency.py` from files of `sparsemm bench`, not by hand.
+Models have the named shapes and random weights. The targets are of an H200. What fills the table:
 ```bash
 sparsemm bench shape=tiny,qwen2_0_5b prompts=4096 budgets=128 tokens=16 threads=1
 
