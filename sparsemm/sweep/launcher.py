@@ -18,7 +18,7 @@ from sparsemm.sweep import slurm
 from sparsemm.sweep.arrays import arrays
 from sparsemm.sweep.errors import CellsFailed, UnusableConfiguration
 from sparsemm.sweep.plan import count
-from sparsemm.sweep.slurm_job import SlurmTask
+from sparsemm.sweep.slurm_job import SlurmTask, patient_python
 from sparsemm.sweep.submission import Part, Submission
 from sparsemm.sweep.submitted import Submitted, jobs_of, states
 
@@ -181,7 +181,9 @@ def _submit(parameters: SlurmParameters, part: Part, after: Sequence[str]) -> st
     import submitit
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-    executor = submitit.SlurmExecutor(part.folder, max_num_timeout=parameters.max_timeouts)
+    executor = submitit.SlurmExecutor(
+        part.folder, max_num_timeout=parameters.max_timeouts, python=patient_python()
+    )
     executor.update_parameters(**parameters.for_submitit(part.name, after))
     task = SlurmTask(max(1, parameters.signal_s * 2 // 3))
     try:

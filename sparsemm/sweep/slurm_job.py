@@ -1,6 +1,7 @@
 """What runs on a node of a SLURM cluster: job files, until they are done or SLURM wants the node back."""
 
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -10,6 +11,17 @@ from types import FrameType
 from typing import Any
 
 from sparsemm.sweep.errors import CellsFailed
+
+# Python as it was called, but a signal to stop waits until somebody hears it.
+_HELD = """\
+import os, signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"""
+
+
+def patient_python() -> str:
+    """The command that starts Python in a job: USR2, which would end it before `Stop` is there, waits."""
+    return shlex.join([sys.executable, "-c", "; ".join(_HELD.splitlines())])
 
 
 @dataclass(frozen=True)
@@ -68,6 +80,7 @@ class Stop:
         for number in (signal.SIGUSR2, signal.SIGTERM):
             signal.signal(number, self._hear)
         signal.signal(signal.SIGALRM, self._out_of_patience)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR2])  # what came before is heard now
 
     def asked(self) -> bool:
         """Whether to stop at the next sample boundary."""
