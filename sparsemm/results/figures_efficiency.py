@@ -1,6 +1,7 @@
 """Milliseconds per token and peak memory against the prompt's length, one column of panels per model.
 
 Line styles tell ways to decode apart, colours methods. The paper's points are hollow, on a thin dotted line.
+Where nothing was measured on a GPU, times are ratios: milliseconds of a CPU tell nobody anything.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 PAPER = "the paper on its hardware"
 NOT_MEASURED = "not measured"
+RELATIVE = "time per token, relative"
 DASHES: dict[str | None, Any] = {"eager": "-", "graph": (0, (4, 1.5)), "compiled": (0, (5, 1.5, 1, 1.5))}
 OTHERS = {"transformers": ("#7F7F7F", "v"), "published": ("#E69F00", "p")}  # ways that are not ours
 WIDTH_IN, NARROW_IN = 3.3, 6.5  # of a column of panels, of a figure with one
@@ -54,9 +56,12 @@ def draw_efficiency(
         grid = figure.subplots(len(MEASURES), len(shapes), squeeze=False, sharex="col")
         handles: dict[str, Any] = {}
         for panels, (measure, (_, _, unit)) in zip(grid, MEASURES.items(), strict=True):
-            panels[0].set_ylabel(unit)
+            relative = measure == "decode" and bool(found) and not any(one.gpu for one in found.values())
+            panels[0].set_ylabel(RELATIVE if relative else unit)
             for panel, shape in zip(panels, shapes, strict=True):
                 lines = curves(found, measure, shape)
+                if relative:
+                    lines = _as_ratios(lines)
                 handles |= _panel(panel, lines, measure, shape, methods, paper)
         for column, shape in enumerate(shapes):
             grid[0, column].set_title(shape)
@@ -69,6 +74,12 @@ def draw_efficiency(
         figure.savefig(paths[0], metadata={"Date": None})
         figure.savefig(paths[1], dpi=160)
     return paths
+
+
+def _as_ratios(lines: Mapping[Way, Mapping[int, float]]) -> dict[Way, dict[int, float]]:
+    """Times over that of the first way after the shortest prompt."""
+    first = next((one for points in lines.values() for one in points.values()), 1.0)
+    return {way: {prompt: one / first for prompt, one in points.items()} for way, points in lines.items()}
 
 
 def _panel(

@@ -83,6 +83,7 @@ def test_a_small_shape_on_a_cpu_has_no_points_of_the_paper_and_says_what_it_is(
     made["results"] = [one for one in made["results"] if one["measure"] == "decode"]  # no memory
     draw([made], tmp_path)
     assert {line["model"] for line in rows(tmp_path)} == {"tiny"}
+    assert "time per token, relative" in (tmp_path / "figure6.svg").read_text()
     assert not any(line["paper"] for line in rows(tmp_path))
     for name in ("figure6.svg", "figure6.md"):
         text = (tmp_path / name).read_text()
