@@ -212,7 +212,7 @@ def machine_text(machine: Mapping[str, Any]) -> str:
     words += [f"driver {machine['driver']}"] if gpu and machine.get("driver") else []
     clocks = machine.get("clocks_mhz") or {}
     words += [f"{name} {clocks[name]} MHz" for name in ("sm", "memory") if clocks.get(name)]
-    words += [] if gpu else [f"{machine.get('threads', '?')} threads"]
+    words += [] if gpu else [f"{machine.get('threads', '?')} thread{'s' * (machine.get('threads') != 1)}"]
     if machine.get("copy_gb_per_s"):
         words.append(f"copies {machine['copy_gb_per_s']:.4g} GB/s")
     words += [f"{name} {machine[name]}" for name in ("torch", "transformers", "triton") if machine.get(name)]
