@@ -171,10 +171,10 @@ class CellFolder:
         """Record why the cell, or a part of it such as `shard-0-of-2`, cannot be finished."""
         write_atomically(self._failure(part), to_line({"reason": reason, "time": time.time()}))
 
-    def clear_failure(self, part: str = "") -> None:
-        """Forget a failure of the cell or of one part, as a new run begins."""
-        with contextlib.suppress(FileNotFoundError):
-            self._failure(part).unlink()
+    def clear_failure(self, part: str | None = "") -> None:
+        """Forget a failure of the cell or of one part (None: all of them), as a new run begins."""
+        for file in self._failures() if part is None else [self._failure(part)]:
+            file.unlink(missing_ok=True)
 
     def _failure(self, part: str) -> Path:
         return self.path / (f"failure-{part}.json" if part else "failure.json")

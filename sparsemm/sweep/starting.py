@@ -39,7 +39,7 @@ def start_cells(
     parts = _parts(searches, sizing.rounded(sizing.shards))
     first = write_searches(store, record.id, parts, record.git, cells)
     for cell in cells if launching.submits else ():
-        store.cell(cell.fingerprint).clear_failure()  # it waits now; its worker says what happens
+        store.cell(cell.fingerprint).clear_failure(None)  # it waits now; its worker says what happens
     return launching.launch(launcher, [*first, *files], folder)
 
 

@@ -190,3 +190,20 @@ def test_a_retry_without_a_launcher_goes_where_the_cells_were_sent(tmp_path, fak
     )
     assert cli.run(["retry", "hydra/launcher=basic", *here]) == 0
     assert len(list((root / "scripts").iterdir())) == 2, "it ran here"
+
+
+def test_a_submission_forgets_the_failures_of_earlier_shards(tmp_path, fake, capsys):
+    """Another number of shards would not: each forgets only its own."""
+    fake()
+    grid = ["method=full", "task.limit=1", "engine.device=cpu", f"output={tmp_path}", "hydra/launcher=slurm"]
+    assert cli.run(["run", *grid]) == 0
+    store = Store(tmp_path)
+    (cell,) = (store.cell(entry["fingerprint"]) for entry in last_sweep(store).cells)
+    for part in ("", "shard-0-of-2", "shard-1-of-2"):
+        cell.write_failure("out of memory", part)
+    (tmp_path / "sweeps" / last_sweep(store).id / "slurm.json").unlink()
+    assert cli.run(["run", *grid]) == 0
+    assert cell.failure() is None
+    capsys.readouterr()
+    assert cli.run(["status", f"output={tmp_path}"]) == 0
+    assert "1 pending" in capsys.readouterr().out
