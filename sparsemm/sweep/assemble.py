@@ -2,6 +2,7 @@
 
 Where each choice changes sections of its own, a combination is the first point's configuration with those
 sections replaced. One combination is composed in full as a check; where it differs, all are composed in full.
+So they are where a file names another by two choices at once: that may concern any one combination.
 """
 
 import copy
@@ -10,16 +11,27 @@ from functools import cached_property, partial
 
 from omegaconf import DictConfig, open_dict, read_write
 
-from sparsemm.sweep.resolve import Base, Part
+from sparsemm.sweep.resolve import Base, Part, same
 
 Texts = tuple[str, ...]
 
 
 class Assembler:
-    """Configurations of the combinations of `axes`, the texts that each override may have."""
+    """Configurations of combinations.
 
-    def __init__(self, compose: Callable[[Texts], DictConfig], axes: Sequence[Sequence[str]]) -> None:
-        self._compose = compose
+    Args:
+        compose: one of them in full.
+        axes: the texts that each override may have.
+        together: whether some file that `compose` has read so far depends on several choices together.
+    """
+
+    def __init__(
+        self,
+        compose: Callable[[Texts], DictConfig],
+        axes: Sequence[Sequence[str]],
+        together: Callable[[], bool],
+    ) -> None:
+        self._compose, self._together = compose, together
         self._first, self._last = (tuple(axis[place] for axis in axes) for place in (0, -1))
         self._known: dict[Texts, Part] = {}
 
@@ -27,7 +39,7 @@ class Assembler:
         """The configuration of one combination; raises what composing it raises."""
         if len(texts) == len(self._first) and len(self._differing(texts)) > 1 and self._separable:
             found = self._assembled(texts)
-            if found is not None:
+            if found is not None and not self._together():
                 return found
         return Base.of(self._part(texts))
 
@@ -36,7 +48,7 @@ class Assembler:
         if len(self._differing(self._last)) < 2:
             return False
         found = self._assembled(self._last)
-        return found is not None and found.raw == self._part(self._last).raw
+        return found is not None and same(found.raw, self._part(self._last).raw)
 
     def _assembled(self, texts: Texts) -> Base | None:
         first = self._part(self._first)

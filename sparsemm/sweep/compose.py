@@ -4,6 +4,7 @@ import contextlib
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
@@ -48,7 +49,6 @@ class Composer:
     fast: bool = True
     _bases: dict[tuple[str, ...], Base | str] = field(default_factory=dict)
     _groups: dict[str, bool] = field(default_factory=dict)
-    _grid_loader: GridLoader | None = None
     _assembler: Assembler | None = None
 
     def points(self, arguments: Sequence[str]) -> Iterator[Point]:
@@ -56,7 +56,7 @@ class Composer:
         axes = self.axes(arguments)
         if self.fast:
             parts = [[one.text for one in axis] for axis in axes if not axis[0].patch]
-            self._assembler = Assembler(self._load, parts)
+            self._assembler = Assembler(self._load, parts, lambda: self._grid_loader.chooses_by_choices)
         for choices in itertools.product(*axes):
             overrides = tuple(one.text for one, axis in zip(choices, axes, strict=True) if len(axis) > 1)
             try:
@@ -119,8 +119,11 @@ class Composer:
                 return self._assembler.base(overrides)
         return Base.of(Part(self.loader.load_sweep_config(self.master, list(overrides))))
 
+    @cached_property
+    def _grid_loader(self) -> GridLoader:
+        return GridLoader(self.loader, self.master)
+
     def _load(self, overrides: tuple[str, ...]) -> DictConfig:
-        self._grid_loader = self._grid_loader or GridLoader(self.loader, self.master)
         return self._grid_loader.compose(overrides)
 
     def _base(self, overrides: tuple[str, ...]) -> Base:

@@ -31,6 +31,11 @@ class GridLoader:
         _, repository = loader._parse_overrides_and_create_caching_repo(self.config_name, hydras)
         self._repository = _Repository(repository)
 
+    @property
+    def chooses_by_choices(self) -> bool:
+        """Whether a file read so far names another by what is chosen elsewhere: `foo_${task}`."""
+        return self._repository.chooses_by_choices
+
     def compose(self, overrides: Sequence[str]) -> DictConfig:
         """What Hydra's load_sweep_config gives, less `hydra`; what it raises may be worded otherwise."""
         parsed = self._parser.parse_overrides(list(overrides))
@@ -53,6 +58,7 @@ class _Repository(IConfigRepository):
     def __init__(self, repository: IConfigRepository) -> None:
         self._repository = repository
         self._memory: dict[Any, Any] = {}
+        self.chooses_by_choices = False
 
     def __deepcopy__(self, _: Any) -> "_Repository":
         return self
@@ -90,6 +96,8 @@ class _Repository(IConfigRepository):
                 for one in found.defaults_list or []
                 if not str(getattr(one, "group", "")).lstrip("/").startswith("hydra/")
             ]
+        if found is not None and any("${" in str(vars(one)) for one in found.defaults_list or []):
+            self.chooses_by_choices = True
         return found
 
     def _once(self, kind: str, ask: Callable[..., Any], *about: Any) -> Any:

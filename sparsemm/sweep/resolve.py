@@ -35,10 +35,10 @@ class Part:
         self.raw: Any = OmegaConf.to_container(config, resolve=False)
         theirs = first.raw if first else {}
         self.owners: dict[str, Part] = {
-            key: first.owners[key] if first and key in theirs and theirs[key] == node else self
+            key: first.owners[key] if first and key in theirs and same(theirs[key], node) else self
             for key, node in self.raw.items()
         }
-        self._known: dict[tuple[str, type, Any], Any] = {}
+        self._known: dict[tuple[str, type, str], Any] = {}
 
     @cached_property
     def leaves(self) -> dict[str, dict[str, Place]]:
@@ -65,7 +65,7 @@ class Part:
         Raises:
             ValueError: it cannot stand there.
         """
-        known = (key, type(value), value)
+        known = (key, type(value), repr(value))  # 0.0 == -0.0
         if known not in self._known:
             place = self.leaves[key.split(".")[0]][key]
             try:
@@ -200,6 +200,11 @@ class _Point:
         if any(type(value) not in (str, int) for value in values.values()):
             return None
         return (REFERENCE.sub(lambda found: str(values[found[1]]), text),)
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two plain values are alike in types, signs and order too: 1, 1.0 and True are three values."""
+    return repr(one) == repr(other)
 
 
 def select(config: DictConfig, key: str, values: Mapping[str, tuple[Any, Any]]) -> Any:

@@ -36,6 +36,13 @@ def _grid(draw: random.Random) -> list[str]:
     return arguments
 
 
+def _assert_equal(make_composer, grid, *settings):
+    fast = list(make_composer(*settings).points(grid))
+    full = list(make_composer(*settings, fast=False).points(grid))
+    assert [json.dumps(point.settings) for point in fast] == [json.dumps(point.settings) for point in full]
+    return fast
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_fast_composition_equals_full_composition(make_composer, seed):
     arguments = _grid(random.Random(seed))
@@ -104,6 +111,31 @@ def test_an_interval_cannot_be_swept(make_composer):
 )
 def test_combinations_of_choices_equal_full_composition(make_composer, grid):
     grid = [*grid, "budget=64,25%"]
-    fast = list(make_composer().points(grid))
-    full = list(make_composer(fast=False).points(grid))
-    assert [json.dumps(point.settings) for point in fast] == [json.dumps(point.settings) for point in full]
+    _assert_equal(make_composer, grid)
+
+
+@pytest.mark.parametrize(
+    ("argument", "values"),
+    [
+        ("+model.extra=1,1.0,true", [1, 1.0, True]),
+        ("+model.extra={a:1},{a:true}", [{"a": 1}, {"a": True}]),
+        ("+model.extra=0.0,-0.0", [0.0, -0.0]),
+        ("rho=0.0,-0.0", [0.0, -0.0]),
+    ],
+)
+def test_values_that_python_takes_as_equal_stay_apart(make_composer, argument, values):
+    found = _assert_equal(make_composer, [argument, "task=documents,reading"])
+    kept = [point.settings["rho" if "rho" in argument else "model"] for point in found[::2]]
+    assert repr([one["extra"] if isinstance(one, dict) else one for one in kept]) == repr(values)
+
+
+def test_a_file_chosen_by_another_choice_changes_its_own_combination_alone(make_composer, tmp_path):
+    (tmp_path / "model").mkdir()
+    listed = "defaults: [tiny, {optional /tweak@_here_: 'foo_${task}'}, _self_]\n"
+    (tmp_path / "model" / "foo.yaml").write_text(listed)
+    (tmp_path / "tweak").mkdir()
+    (tmp_path / "tweak" / "foo_reading.yaml").write_text("note: tweaked\n")
+    grid = ["model=tiny,foo,qwen2_vl_7b", "task=documents,reading,charts", "method=full,snapkv"]
+    found = _assert_equal(make_composer, grid, f"hydra.searchpath=[file://{tmp_path}]")
+    notes = [point.settings and point.settings["model"].get("note") for point in found]
+    assert notes == [None] * 8 + ["tweaked"] * 2 + [None] * 8
