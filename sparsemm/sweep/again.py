@@ -16,7 +16,7 @@ from sparsemm.sweep.jobs import JOB_FIELDS
 from sparsemm.sweep.plan import count
 from sparsemm.sweep.search import Search
 from sparsemm.sweep.status import Labels, read_status
-from sparsemm.sweep.submitted import Submissions
+from sparsemm.sweep.submitted import Submissions, Submitted, has_own
 
 
 def cancel(store: Store, labels: Labels) -> str:
@@ -33,28 +33,53 @@ def cancel(store: Store, labels: Labels) -> str:
             "cancel: there is no squeue on this machine's PATH. Run this on a login node; a sweep that runs "
             "in a terminal ends with Ctrl-C."
         )
-    done = store.finished(labels)
+    done, submissions = store.finished(labels), Submissions(store)
     try:
-        found = Submissions(store).jobs([name for name in labels if name not in done])
-        jobs = {job.id: job for jobs in found.values() for job in jobs if job.live}
+        found = submissions.jobs([name for name in labels if name not in done])
+        live = {job.id: job for jobs in found.values() for job in jobs if job.live}
+        kept = {
+            name: waiting for name, job in live.items() if (waiting := _waiting(submissions, job, labels))
+        }
+        jobs = {name: job for name, job in live.items() if name not in kept}
         slurm.cancel(list(jobs))
     except slurm.SlurmSilent as error:
         raise UnusableConfiguration(f"cancel: SLURM does not answer: {error}") from error
+    for_others = set[str]().union(*kept.values())
+    stays = f"The head search {_ids(kept)} goes on: {count(len(for_others), 'other cell')} behind it."
     if not jobs:
-        return "Nothing to cancel: no SLURM job waits for these cells or runs them."
-    others = {cell for job in jobs.values() for cell in job.job.cells} - labels.keys()
+        nothing = "Nothing to cancel: no SLURM job waits for these cells or runs them."
+        return f"{nothing} {stays}" if kept else nothing
+    others = {cell for job in jobs.values() for cell in job.job.cells if not job.search} - labels.keys()
     more = f", and {count(len(others), 'other cell')} with them" if others else ""
-    arrays = Counter(name.partition("_")[0] for name in jobs)
-    ids = (name if arrays[name.partition("_")[0]] == 1 else name.partition("_")[0] for name in jobs)
-    return f"cancelled {count(len(jobs), 'SLURM job')}: {' '.join(dict.fromkeys(ids))}{more}"
+    done_now = f"cancelled {count(len(jobs), 'SLURM job')}: {_ids(jobs)}{more}"
+    return f"{done_now}. {stays}" if kept else done_now
+
+
+def _waiting(submissions: Submissions, job: Submitted, labels: Labels) -> set[str]:
+    """The other cells for which a head search must go on: their own jobs wait for it."""
+    others = submissions.cells_behind(job) - labels.keys() if job.search else set[str]()
+    return {cell for cell, jobs in submissions.jobs(others).items() if has_own(jobs)}
+
+
+def _ids(jobs: Iterable[str]) -> str:
+    """Ids of jobs as text, where an array of which there are several is named once."""
+    names = list(jobs)
+    arrays = Counter(name.partition("_")[0] for name in names)
+    ids = (name if arrays[name.partition("_")[0]] == 1 else name.partition("_")[0] for name in names)
+    return " ".join(dict.fromkeys(ids))
 
 
 def to_retry(store: Store, labels: Labels, everything: bool) -> list[str]:
-    """The cells to run again: those that failed, or all without a result; none that waits or runs."""
+    """The cells to run again: those that failed, or all without a result; none that waits or runs.
+
+    A cell whose own job has gone failed, though the head search in front of it lives.
+    """
     status = read_status(store, labels)
     words = ("failed", "pending") if everything else ("failed",)
-    waiting = {cell for cell, jobs in status.jobs.items() if any(job.live for job in jobs)}
-    return [name for name, state in status.states.items() if state.word in words and name not in waiting]
+    waiting = {cell for cell, jobs in status.jobs.items() if has_own(jobs)}
+    left = {cell for cell, jobs in status.jobs.items() if any(job.live for job in jobs)}
+    words_of = {name: state.word for name, state in status.states.items() if name not in waiting}
+    return [name for name, word in words_of.items() if word in words or (word == "pending" and name in left)]
 
 
 def cells_of(store: Store, fingerprints: Collection[str]) -> list[Cell]:

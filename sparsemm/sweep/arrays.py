@@ -1,6 +1,7 @@
 """Job files as SLURM arrays: within its limit, and cells behind the head searches that they wait for."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,13 @@ from sparsemm.sweep.submission import Job, Part
 Kind = tuple[bool, tuple[str, ...]]  # a head search? the head-score files that it writes, or waits for
 
 
-def arrays(folder: Path, files: Sequence[Path], workers: int, most: int) -> list[Part]:
+def arrays(
+    folder: Path,
+    files: Sequence[Path],
+    workers: int,
+    most: int,
+    in_queue: Callable[[Mapping[str, Any]], Sequence[Part]] = lambda _: (),
+) -> list[Part]:
     """The arrays of a sweep, searches in front.
 
     Args:
@@ -18,6 +25,7 @@ def arrays(folder: Path, files: Sequence[Path], workers: int, most: int) -> list
         files: job files.
         workers: of each job; as many files go together.
         most: jobs of one array.
+        in_queue: the arrays (which have ids) of a head search that was submitted before; they are taken over.
     """
     kinds: dict[Kind, list[tuple[Path, Mapping[str, Any]]]] = {}
     for file in files:
@@ -26,6 +34,11 @@ def arrays(folder: Path, files: Sequence[Path], workers: int, most: int) -> list
     parts: list[Part] = []
     writers: dict[str, list[int]] = {}  # head-score file -> numbers of the arrays that find it
     for (is_search, scores), found in sorted(kinds.items(), key=lambda one: not one[0][0]):
+        if is_search and (known := in_queue(found[0][1]["search"])):
+            whole = Job.of(found)
+            writers[scores[0]] = list(range(len(parts), len(parts) + len(known)))
+            parts += [replace(part, jobs=(whole,) * len(part.jobs), after=()) for part in known]
+            continue
         after = () if is_search else tuple(number for file in scores for number in writers.get(file, ()))
         jobs = [Job.of(found[start : start + workers]) for start in range(0, len(found), workers)]
         for start in range(0, len(jobs), most):

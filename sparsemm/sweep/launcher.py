@@ -20,7 +20,7 @@ from sparsemm.sweep.errors import CellsFailed, UnusableConfiguration
 from sparsemm.sweep.plan import count
 from sparsemm.sweep.slurm_job import SlurmTask, patient_python
 from sparsemm.sweep.submission import Part, Submission
-from sparsemm.sweep.submitted import Submitted, jobs_of, states
+from sparsemm.sweep.submitted import Submissions, Submitted, jobs_of, states
 
 _KEY = "hydra.launcher"
 MOST = 1000  # jobs of one array: their files lie in one folder
@@ -149,19 +149,27 @@ def launch(parameters: SlurmParameters, folder: Path, overrides: Sequence[Sequen
             f"output={folder.parents[1]}: SLURM takes % in a log path for a pattern. Give another output."
         )
     files = [_job_file(one) for one in overrides]
-    parts = arrays(folder, files, parameters.workers, min(slurm.max_array(), MOST))
+    known = Submissions(Store(folder.parents[1]))
+    try:
+        parts = arrays(folder, files, parameters.workers, min(slurm.max_array(), MOST), known.search)
+    except slurm.SlurmSilent as error:
+        raise UnusableConfiguration(f"Nothing was submitted: SLURM does not answer: {error}") from error
+    new = [number for number, part in enumerate(parts) if part.id is None]
     submission = Submission(folder, time.time(), tuple(parts), asdict(parameters))
     submission.write()
     for number, part in enumerate(parts):
+        if part.id is not None:
+            print(f"SLURM {part.id}: head search, in the queue already")
+            continue
         try:
             before = [submission.parts[one].id or "" for one in part.after]
             submission = submission.with_id(number, _submit(parameters, part, before))
         except _Refused as error:
-            if not number:
+            if number == new[0]:
                 raise UnusableConfiguration(f"Nothing was submitted. {error}") from error
-            left = sum(len(one.jobs) for one in parts[number:])
+            left = sum(len(parts[one].jobs) for one in new if one >= number)
             raise CellsFailed(
-                f"{left} of {sum(len(one.jobs) for one in parts)} jobs were not submitted. {error} "
+                f"{left} of {sum(len(parts[one].jobs) for one in new)} jobs were not submitted. {error} "
                 "Run the same command again later: what is in the queue is left out."
             ) from error
         submission.write()

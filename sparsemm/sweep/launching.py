@@ -21,7 +21,7 @@ from sparsemm.sweep.jobs import SweepRecord, quoted
 from sparsemm.sweep.plan import Sizing
 from sparsemm.sweep.slurm import SlurmSilent
 from sparsemm.sweep.status import Status
-from sparsemm.sweep.submitted import Submissions
+from sparsemm.sweep.submitted import Submissions, has_own
 
 SLURM = "hydra_plugins.sparsemm.SlurmLauncher"
 
@@ -114,7 +114,9 @@ class Launching:
             print(f"The code changed since submission: {changed}. Jobs run what is there when they start.")
 
     def in_queue(self, store: Store, fingerprints: Iterable[str]) -> set[str]:
-        """The cells that wait or run in SLURM already; none for a launcher that runs here.
+        """The cells that have a job in SLURM's queue already; none for a launcher that runs here.
+
+        A head search in front of a cell is none: the cell's own job may have been refused, or cancelled.
 
         Raises:
             UnusableConfiguration: SLURM does not answer.
@@ -125,7 +127,7 @@ class Launching:
             found = Submissions(store).jobs(list(fingerprints))
         except SlurmSilent as error:
             raise UnusableConfiguration(f"Nothing was submitted: SLURM does not answer: {error}") from error
-        return {cell for cell, jobs in found.items() if any(job.live for job in jobs)}
+        return {cell for cell, jobs in found.items() if has_own(jobs)}
 
 
 def came_to_its_end(number: int, returned: Any) -> bool:

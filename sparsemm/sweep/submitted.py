@@ -3,10 +3,11 @@
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from sparsemm.results.files import read_json
 from sparsemm.results.store import Store
 from sparsemm.sweep import slurm
 from sparsemm.sweep.awaiting import names
@@ -120,6 +121,27 @@ class Submissions:
                     found[cell] = [one for one in known if one.live] + living
         return found
 
+    def search(self, asked: Mapping[str, Any]) -> list[Part]:
+        """The arrays of a head search that still runs or waits, and writes what this one would.
+
+        Raises:
+            SlurmSilent: SLURM does not answer.
+        """
+        found = [(one, mine) for one in self._all() if (mine := [p for p in one.parts if _is(p, asked)])]
+        found.sort(key=lambda pair: pair[0].created, reverse=True)
+        for (_, parts), jobs in zip(found, jobs_of([one for one, _ in found]), strict=True):
+            ids = {one.log.parent: one.id.partition("_")[0] for one in jobs}
+            own = [one for one in jobs if one.log.parent in {part.folder for part in parts}]
+            if any(one.live for one in own) and all(one.live or one.state == "COMPLETED" for one in own):
+                return [replace(part, id=ids[part.folder]) for part in parts]
+        return []
+
+    def cells_behind(self, search: Submitted) -> set[str]:
+        """The cells that wait for a head search, of whatever submission: several may share it."""
+        parts = (part for one in self._all() for part in one.parts)
+        mine = (part for part in parts if part.search and part.folder == search.log.parent)
+        return {cell for part in mine for job in part.jobs for cell in job.cells}
+
     def _all(self) -> list[Submission]:
         found = []
         for path in self._store.sweeps.glob("*/slurm.json"):
@@ -133,6 +155,11 @@ class Submissions:
                 self._known[path] = (stamp, read)
             found.append(self._known[path][1])
         return found
+
+
+def has_own(jobs: Iterable[Submitted]) -> bool:
+    """Whether a job that lives runs the cell, not only a head search in front of it."""
+    return any(one.live and not one.search for one in jobs)
 
 
 def jobs_of(submissions: Sequence[Submission]) -> list[list[Submitted]]:
@@ -185,6 +212,13 @@ def states(jobs: Sequence[Submitted]) -> str:
     """How many jobs are in which state, on one line."""
     counts = Counter(one.state.lower() for one in jobs)
     return ", ".join(f"{number} {state}" for state, number in counts.items())
+
+
+def _is(part: Part, asked: Mapping[str, Any]) -> bool:
+    """Whether these are the jobs of a head search for the same file, from the same images."""
+    job = read_json(part.jobs[0].files[0]) if part.search else None
+    known = (job or {}).get("search", {})
+    return all(known.get(key) == asked.get(key) for key in ("out", "model", "data", "samples"))
 
 
 def _row(seen: Mapping[tuple[str, int | None], slurm.Queued], name: str, index: int) -> slurm.Queued | None:
