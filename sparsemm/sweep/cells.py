@@ -245,13 +245,13 @@ def _check_values(settings: Settings) -> None:
 
 
 def _component(settings: Settings, section: str) -> dict[str, Any]:
-    return {key: _content(value) for key, value in exact_types(section, settings[section]).items()}
+    return {key: content_of(value) for key, value in exact_types(section, settings[section]).items()}
 
 
-def _content(value: Any) -> Any:
+def content_of(value: Any) -> Any:
     """A file is known by its content, wherever it lies."""
     if isinstance(value, Mapping) and "_target_" in value and "path" in value:
-        rest = {key: _content(inner) for key, inner in value.items() if key != "path"}
+        rest = {key: content_of(inner) for key, inner in value.items() if key != "path"}
         path = str(value["path"])
         if not resolve(path).is_file():
             return {**rest, "sha256": f"{MISSING}: {path}"}

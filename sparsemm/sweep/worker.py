@@ -37,6 +37,7 @@ from sparsemm.sweep.records import (
     source,
     unanswered,
 )
+from sparsemm.sweep.staleness import current_cells
 from sparsemm.tasks.base import Sample, Task
 
 WRITERS = 16  # threads that force files to the disk side by side
@@ -83,15 +84,17 @@ def run_job(
             won = list(pool.map(lambda entry: leases.acquire(entry["fingerprint"]), missing))
             mine = [entry for entry, got in zip(missing, won, strict=True) if got]
             if mine:
+                names = [entry["fingerprint"] for entry in mine]
+                mine = current_cells(store, mine, leases.part)
                 try:
-                    ended |= _Group(store, leases, beat, pool, mine, job, stop).run()
+                    if mine:
+                        ended |= _Group(store, leases, beat, pool, mine, job, stop).run()
                 except StorageError:
                     raise
                 except Exception as error:  # nothing can be answered: the reason belongs to every cell
                     if not isinstance(error, ValueError | OSError):
                         traceback.print_exc()
                     fail_open_cells(store, mine, error, leases.part)
-                names = [entry["fingerprint"] for entry in mine]
                 failed |= {name for name in names if store.cell(name).failure(leases.part) is not None}
                 continue
             other = current(leases.folder(missing[0]["fingerprint"]))
