@@ -1,6 +1,6 @@
 """The head search as jobs: in front of the cells that lack head scores, or on its own (`sparsemm heads`)."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -12,6 +12,7 @@ from sparsemm.needs import Need
 from sparsemm.paths import absolute, resolve
 from sparsemm.sweep.cells import Cell
 from sparsemm.sweep.compose import Composer
+from sparsemm.sweep.digests import canonical
 from sparsemm.sweep.errors import UnusableConfiguration
 from sparsemm.sweep.head_files import head_files
 from sparsemm.sweep.progress import progress
@@ -94,22 +95,43 @@ def points(composer: Composer, arguments: Sequence[str]) -> list[Settings]:
     """The settings of every model that is asked for.
 
     Raises:
+        UnusableConfiguration: an override that cannot be used, or two searches that would write one file.
+    """
+    found: dict[str, Settings] = {}
+    for settings in _composed(composer, arguments):
+        first = found.setdefault(settings["out"], settings)
+        if any(first[key] != settings[key] for key in ("model", "data", "samples")):
+            raise _clash(settings["out"])
+    return list(found.values())
+
+
+def sources(composer: Composer, arguments: Sequence[str]) -> list[Settings]:
+    """The settings of every choice of images, whatever models there are.
+
+    Raises:
         UnusableConfiguration: an override that cannot be used.
     """
     found: dict[str, Settings] = {}
+    for settings in _composed(composer, arguments):
+        found.setdefault(canonical([settings["data"], settings["samples"]]), settings)
+    return list(found.values())
+
+
+def _composed(composer: Composer, arguments: Sequence[str]) -> Iterator[Settings]:
     try:
         for point in composer.points(arguments):
             if point.settings is None:
                 raise ValueError(point.error)
-            first = found.setdefault(point.settings["out"], point.settings)
-            if any(first[key] != point.settings[key] for key in ("model", "data", "samples")):
-                raise ValueError(
-                    f"out={point.settings['out']}: two of these searches would write it. Run them one after "
-                    "the other, each with an out of its own."
-                )
+            yield point.settings
     except ValueError as error:
         raise UnusableConfiguration(f"Nothing was started: {error}") from error
-    return list(found.values())
+
+
+def _clash(out: str) -> UnusableConfiguration:
+    return UnusableConfiguration(
+        f"Nothing was started: out={out}: two of these searches would write it. Run them one after the "
+        "other, each with an out of its own."
+    )
 
 
 def make_search(settings: Settings, out: str | None = None) -> Search:
@@ -127,14 +149,28 @@ def make_search(settings: Settings, out: str | None = None) -> Search:
     )
 
 
-def searches_for(cells: Iterable[Cell], settings: Settings) -> list[Search]:
-    """One search per head-score file that the cells lack, with the data that `settings` choose."""
-    found = {}
+def searches_for(cells: Iterable[Cell], sources: Callable[[], Sequence[Settings]]) -> list[Search]:
+    """One search per head-score file that the cells lack.
+
+    Args:
+        cells: that may lack some.
+        sources: the settings that choose the images; asked only where a file is missing.
+
+    Raises:
+        UnusableConfiguration: two searches would write one file.
+    """
+    models: dict[str, Settings] = {}
     for cell in cells:
         for file in head_files(cell.settings):
-            if not resolve(file).is_file():
-                found[file] = make_search({**settings, "model": cell.settings["model"]}, file)
-    return list(found.values())
+            if (
+                not resolve(file).is_file()
+                and models.setdefault(file, cell.settings["model"]) != (cell.settings["model"])
+            ):
+                raise _clash(file)
+    chosen = sources() if models else []
+    if len(chosen) > 1:
+        raise _clash(next(iter(models)))
+    return [make_search({**chosen[0], "model": model}, file) for file, model in models.items()]
 
 
 def needs_of_searches(searches: Sequence[Search]) -> list[Need]:

@@ -98,7 +98,7 @@ class Sweep:
 
     def prefetch(self) -> None:
         """Bring the weights and the data of the grid to this machine's disk."""
-        sources = [point["data"] for point in search.points(self._composer(), self.arguments)]
+        sources = [point["data"] for point in search.sources(self._composer(), self.arguments)]
         prerequisites.prefetch(self.grid.cells, sources, self.store.root)
 
     def heads(self) -> None:
@@ -155,7 +155,7 @@ class Sweep:
             left = [cell for cell in left if cell.fingerprint not in queued]
         searches: list[search.Search] = []
         if self.config.find_heads and not searched:
-            searches = search.searches_for(left, search.points(self._composer(), self.arguments)[0])
+            searches = search.searches_for(left, lambda: search.sources(self._composer(), self.arguments))
         prerequisites.require(left, but="heads" if searches else None)
         if searches and self.launching.waits:
             self._search(searches)

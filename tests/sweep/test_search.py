@@ -6,6 +6,9 @@ from dataclasses import dataclass
 import pytest
 
 from sparsemm import cli
+from sparsemm.sweep.errors import UnusableConfiguration
+from sparsemm.sweep.grid import make_grid
+from sparsemm.sweep.search import searches_for, sources
 
 SMALL = ["model=tiny", "samples=1", "data.max_new_tokens=24"]
 
@@ -87,3 +90,37 @@ def test_a_search_that_leaves_a_file_missing_is_not_repeated(sparsemm, tmp_path)
     done = sparsemm("run", *grid, f"allocator.head_scores.path={tmp_path / 'other.json'}")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "other.json").is_file()
+
+
+@pytest.fixture
+def one_cell_of(make_composer, model_folder, tmp_path):
+    """Cells of a grid of one method, budget and task over these overrides."""
+
+    def make(*arguments):
+        base = [f"model.path={model_folder}", "method=sparsemm", "budget=64", "task=documents"]
+        return [*base, *arguments], make_grid(make_composer(), [*base, *arguments]).cells
+
+    return make
+
+
+def test_a_grid_over_head_files_that_are_there_needs_no_search(make_composer, one_cell_of, model_folder):
+    """Two files of one model: neither is searched for, and images to fetch are found."""
+    other = model_folder / "other.json"
+    other.write_text(json.dumps({"format": 1, "scores": [[4.0, 3.0, 2.0, 1.0]] * 2}))
+    arguments, cells = one_cell_of(f"model.head_scores={model_folder}/heads.json,{other}")
+    assert len(cells) == 2
+    assert searches_for(cells, lambda: sources(make_composer(), arguments)) == []
+    assert len(sources(make_composer(), arguments)) == 1
+    other.unlink()
+    arguments, cells = one_cell_of(f"model.head_scores={model_folder}/heads.json,{other}")
+    assert [one.out for one in searches_for(cells, lambda: sources(make_composer(), arguments))] == [
+        str(other)
+    ]
+
+
+@pytest.mark.parametrize("swept", ["model.dtype=float32,bfloat16", "samples=10,20"])
+def test_two_searches_of_one_file_are_refused(make_composer, one_cell_of, tmp_path, swept):
+    file = tmp_path / "missing.json"
+    arguments, cells = one_cell_of(f"model.head_scores={file}", swept)
+    with pytest.raises(UnusableConfiguration, match=f"out={file}: two of these searches would write it"):
+        searches_for(cells, lambda: sources(make_composer(), arguments))
