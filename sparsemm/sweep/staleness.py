@@ -6,12 +6,18 @@ from typing import Any
 
 from sparsemm.paths import absolute
 from sparsemm.results.store import Store
-from sparsemm.sweep.cells import MISSING, content_of
+from sparsemm.sweep.cells import MISSING, Cell, content_of
 
 AGAIN = "Run the sweep's command again."
 
 
-def awaited(identity: Mapping[str, Any]) -> set[str]:
+def left_behind(cells: Iterable[Cell], searched: Iterable[str]) -> list[Cell]:
+    """The cells whose fingerprint stands for head scores that were missing then and that no search finds."""
+    known = set(searched)
+    return [cell for cell in cells if _awaited(cell.identity) - known]
+
+
+def _awaited(identity: Mapping[str, Any]) -> set[str]:
     """The files that were not there when an identity was made, as a cell's settings name them."""
     known = (value for key, value in _values(identity) if key == "sha256" and isinstance(value, str))
     return {absolute(value.removeprefix(f"{MISSING}: ")) for value in known if value.startswith(MISSING)}

@@ -8,9 +8,12 @@ from typing import Any
 from sparsemm.results.store import Store
 from sparsemm.sweep.cells import Cell
 from sparsemm.sweep.code import git_state
+from sparsemm.sweep.errors import UnusableConfiguration
 from sparsemm.sweep.jobs import SweepRecord, group_into_jobs, sweep_id, write_jobs, write_searches
 from sparsemm.sweep.launching import Launching
+from sparsemm.sweep.plan import count
 from sparsemm.sweep.search import Search
+from sparsemm.sweep.staleness import AGAIN, left_behind
 from sparsemm.sweep.status import Subject
 
 
@@ -21,7 +24,16 @@ def start_cells(
     subject: Subject,
     searches: Sequence[Search] = (),
 ) -> list[Any]:
-    """Start the jobs of cells, of which some wait for the scores that `searches` find."""
+    """Start the jobs of cells, of which some wait for the scores that `searches` find.
+
+    Raises:
+        UnusableConfiguration: a cell waited for scores that are there now, which gives it another name.
+    """
+    if stale := left_behind(cells, [search.out for search in searches]):
+        raise UnusableConfiguration(
+            f"Nothing was started: the head scores of {count(len(stale), 'cell')} came, or went, since they "
+            f"were named. {AGAIN}"
+        )
     jobs = group_into_jobs(cells)
     record = SweepRecord(
         id=sweep_id(subject.name, secrets.token_hex(2)),

@@ -20,6 +20,7 @@ from sparsemm.sweep.errors import CellsFailed, UnusableConfiguration
 from sparsemm.sweep.grid import Grid, make_grid
 from sparsemm.sweep.jobs import group_into_jobs, is_grid, last_sweep, report_name
 from sparsemm.sweep.launching import Launching, came_to_its_end
+from sparsemm.sweep.staleness import left_behind
 from sparsemm.sweep.starting import start_cells, start_searches
 from sparsemm.sweep.status import Subject
 from sparsemm.sweep.tracking import tracking_of
@@ -156,6 +157,9 @@ class Sweep:
         searches: list[search.Search] = []
         if self.config.find_heads and not searched:
             searches = search.searches_for(left, lambda: search.sources(self._composer(), self.arguments))
+            if left_behind(left, [one.out for one in searches]):  # scores came since the grid was composed
+                self.__dict__.pop("grid")
+                return self.run()
         prerequisites.require(left, but="heads" if searches else None)
         if searches and self.launching.waits:
             self._search(searches)

@@ -9,8 +9,12 @@ from omegaconf import OmegaConf, open_dict
 
 from sparsemm.results.statistics import summarise
 from sparsemm.results.store import Store
+from sparsemm.sweep.cells import MISSING
 from sparsemm.sweep.claims import experiment_claim
 from sparsemm.sweep.errors import CellsFailed, UnusableConfiguration
+from sparsemm.sweep.launching import Launching
+from sparsemm.sweep.starting import start_cells
+from sparsemm.sweep.status import Subject
 from sparsemm.sweep.sweeper import Sweep
 
 RECORD = {"score": 0.5, "error": None, "kept_entries": 512, "kept_bytes": 4096}
@@ -148,3 +152,29 @@ def test_a_result_of_a_newer_version_stops_the_command(make_sweep):
 def test_an_experiment_brings_its_claim(make_sweep):
     assert experiment_claim("quickstart") is not None
     assert experiment_claim("sweep") is None and experiment_claim(None) is None
+
+
+def test_scores_that_come_while_a_grid_is_composed_change_no_name_behind_its_back(
+    make_sweep, model_folder, tmp_path, monkeypatch
+):
+    """A search ends between composition and the look at what is missing: the cells are composed again."""
+    scores, content = tmp_path / "late.json", (model_folder / "heads.json").read_text()
+    monkeypatch.setattr(Launching, "in_queue", lambda *_: scores.write_text(content) and set())
+    launcher = Launcher(_finish)
+    grid = [f"model.head_scores={scores}", "method=sparsemm", "task=documents", "budget=64"]
+    sweep = make_sweep(launcher, *grid)
+    sweep.config.find_heads = True
+    sweep.run()
+    (job,) = (json.loads(path.read_text()) for path in tmp_path.glob("sweeps/*/jobs/*.json"))
+    assert MISSING not in json.dumps(job) and "awaits" not in job
+    assert len(launcher.launched) == 1
+
+
+def test_a_cell_under_a_placeholder_that_nothing_searches_for_is_not_started(make_sweep, tmp_path):
+    """As `retry` would, where a search ends between its looks."""
+    launcher = Launcher()
+    sweep = make_sweep(launcher, f"model.head_scores={tmp_path}/none.json", "method=sparsemm", "budget=64")
+    cells = sweep.grid.cells
+    with pytest.raises(UnusableConfiguration, match=r"head scores .* Run the sweep's command again"):
+        start_cells(sweep.store, sweep.launching, cells, Subject("x", None, {}, []))
+    assert not launcher.launched and not list(tmp_path.glob("sweeps/*"))
