@@ -60,12 +60,12 @@ def create_exclusively(path: Path, data: bytes) -> bool:
     return True
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replace `path` by `text`: readers see the old file or the new one, never a part."""
+def write_atomically(path: Path, text: str, mode: int = 0o666) -> None:
+    """Replace `path` by `text`: readers see the old file or the new one, never a part; `mode`: who may."""
     temporary = path.parent / f".tmp-{path.name}-{secrets.token_hex(6)}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         try:
             write_all(descriptor, text.encode())
         finally:

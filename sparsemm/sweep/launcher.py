@@ -1,5 +1,7 @@
 """hydra/launcher=slurm: submits a sweep's jobs as arrays through submitit, and returns."""
 
+import contextlib
+import os
 import re
 import shutil
 import time
@@ -19,7 +21,7 @@ from sparsemm.sweep.arrays import arrays
 from sparsemm.sweep.errors import CellsFailed, UnusableConfiguration
 from sparsemm.sweep.plan import count
 from sparsemm.sweep.slurm_job import SlurmTask, patient_python
-from sparsemm.sweep.submission import Part, Submission
+from sparsemm.sweep.submission import Part, Submission, secrets
 from sparsemm.sweep.submitted import Submissions, Submitted, jobs_of, states
 
 _KEY = "hydra.launcher"
@@ -62,6 +64,13 @@ class SlurmParameters:
         for name in self.environment:
             if not str(name).isidentifier():
                 raise ValueError(f"{_KEY}.environment: {name} is no name of a variable. Correct it.")
+        passed = (os.environ.get("SBATCH_EXPORT") or str(self.sbatch.get("export", "ALL"))).split(",")
+        for name in secrets(self.environment):
+            if not {"ALL", name} & set(passed):
+                raise ValueError(
+                    f"{_KEY}.environment.{name}: secrets reach jobs through sbatch's own environment, and "
+                    f"its export={','.join(passed)} keeps this one back. Add {name} or ALL to it."
+                )
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> "SlurmParameters":
@@ -104,8 +113,10 @@ class SlurmParameters:
         yield "export PYTHONSAFEPATH=1"  # a folder of the working directory shadows no installed package
         yield f"export OMP_NUM_THREADS={self.cpus}"
         yield from self.setup
+        hidden = secrets(self.environment)
         for name, value in self.environment.items():
-            yield f"export {name}={quote(str(value))}"
+            if name not in hidden:
+                yield f"export {name}={quote(str(value))}"
 
 
 def _at_least(least: int, name: str, value: int) -> None:
@@ -195,7 +206,8 @@ def _submit(parameters: SlurmParameters, part: Part, after: Sequence[str]) -> st
     executor.update_parameters(**parameters.for_submitit(part.name, after))
     task = SlurmTask(max(1, parameters.signal_s * 2 // 3))
     try:
-        jobs = executor.map_array(task, [[str(file) for file in job.files] for job in part.jobs])
+        with _kept_back(parameters.environment, part.folder):
+            jobs = executor.map_array(task, [[str(file) for file in job.files] for job in part.jobs])
     except (FailedJobError, FailedSubmissionError, OSError) as error:
         said = re.findall(r"^sbatch: (?:error: )?(.*)$", str(error), re.MULTILINE) or [str(error)]
         words = ". ".join(dict.fromkeys(line.rstrip(".") for line in said))
@@ -204,6 +216,20 @@ def _submit(parameters: SlurmParameters, part: Part, after: Sequence[str]) -> st
             "lists partitions and their limits."
         ) from error
     return str(jobs[0].job_id).partition("_")[0]
+
+
+@contextlib.contextmanager
+def _kept_back(environment: Mapping[str, Any], folder: Path) -> Iterator[None]:
+    """Secrets are variables of sbatch, which hands them to jobs; its scripts are for their owner alone."""
+    before = dict(os.environ)
+    os.environ.update({name: str(environment[name]) for name in secrets(environment)})
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+        for script in folder.glob("*.sh"):  # an umask would go with the jobs, to all that they write
+            script.chmod(0o600)
 
 
 def _wait(submission: Submission, poll_s: float) -> dict[str, str]:

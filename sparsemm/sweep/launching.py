@@ -66,14 +66,20 @@ class Launching:
         return Sizing(shards, float(self.parameters["job_minutes"]), int(self.parameters["workers"]))
 
     def as_before(self, store: Store, fingerprints: Iterable[str]) -> DictConfig:
-        """The configuration, with the launcher that submitted these cells last where none is chosen."""
-        found = [one.parameters for one in Submissions(store).about(list(fingerprints)) if one.parameters]
-        overrides = self.config.hydra.overrides.hydra
-        if not found or any(one.startswith("hydra/launcher=") for one in overrides):
+        """The configuration, with the launcher that submitted these cells last where none is chosen.
+
+        Raises:
+            UnusableConfiguration: it had a secret that this shell does not have, or it was another user's.
+        """
+        if any(one.startswith("hydra/launcher=") for one in self.config.hydra.overrides.hydra):
+            return self.config
+        submissions = Submissions(store).about(list(fingerprints))
+        given = next((known for one in submissions if (known := one.given())), None)
+        if given is None:
             return self.config
         config = self.config.copy()
         with read_write(config), open_dict(config):
-            config.hydra.launcher = {"_target_": SLURM, **found[0]}
+            config.hydra.launcher = {"_target_": SLURM, **given}
             config.hydra.runtime.choices["hydra/launcher"] = "slurm"
         return config
 

@@ -1,17 +1,23 @@
-"""What one sweep submitted to SLURM: sweeps/<id>/slurm.json.
+"""What one sweep submitted to SLURM: sweeps/<id>/slurm.json, and with which parameters: launcher.json.
 
 Jobs have a name that is written before anything is submitted and that no other sweep has: ids may begin again
-when a controller loses its state.
+when a controller loses its state. launcher.json is for its owner alone, and values of secrets are not in it.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from sparsemm.results.files import read_json, write_atomically
 from sparsemm.sweep.awaiting import names
+from sparsemm.sweep.errors import UnusableConfiguration
+
+_SECRET = re.compile(r"(TOKEN|KEY|SECRET|PASSWORD|PASSWD|CREDENTIAL)S?(_|\d|$)", re.IGNORECASE)
+PARAMETERS = "launcher.json"
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,7 @@ class Submission:
     folder: Path  # of the sweep
     created: float
     parts: tuple[Part, ...]
-    parameters: dict[str, Any] = field(default_factory=dict)  # of the launcher
+    parameters: dict[str, Any] = field(default_factory=dict)  # of the launcher, to be written
     cells: frozenset[str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -66,7 +72,17 @@ class Submission:
         return replace(self, parts=tuple(parts))
 
     def write(self) -> None:
-        """Write slurm.json."""
+        """Write slurm.json, and launcher.json once.
+
+        Raises:
+            StorageError: the disk is full, or not ours to write to.
+        """
+        if self.parameters and not (self.folder / PARAMETERS).exists():
+            environment = self.parameters.get("environment", {})
+            hidden = secrets(environment)
+            shown = {key: value for key, value in environment.items() if key not in hidden}
+            kept = {"parameters": {**self.parameters, "environment": shown}, "secrets": list(hidden)}
+            write_atomically(self.folder / PARAMETERS, json.dumps(kept), 0o600)
         parts = [
             {
                 "name": part.name,
@@ -78,8 +94,32 @@ class Submission:
             }
             for part in self.parts
         ]
-        content = {"created": self.created, "parts": parts, "parameters": self.parameters}
-        write_atomically(self.folder / "slurm.json", json.dumps(content))
+        write_atomically(self.folder / "slurm.json", json.dumps({"created": self.created, "parts": parts}))
+
+    def given(self) -> dict[str, Any]:
+        """What the launcher was given, with secrets from this shell; {} where it is not known.
+
+        Raises:
+            UnusableConfiguration: another user's, or a secret that this shell does not have.
+        """
+        path = self.folder / PARAMETERS
+        try:
+            content = read_json(path)
+        except PermissionError as error:
+            raise UnusableConfiguration(
+                f"{path}: only who submitted these jobs may read it. Choose hydra/launcher=slurm and its "
+                "parameters, and run the command again."
+            ) from error
+        if content is None:
+            return {}
+        if missing := [name for name in content["secrets"] if name not in os.environ]:
+            raise UnusableConfiguration(
+                f"hydra.launcher.environment.{missing[0]}: these jobs were given it, and no secret is kept "
+                f"on disk. Run `export {missing[0]}=...` in this shell, and the command again."
+            )
+        environment = content["parameters"]["environment"]
+        environment |= {name: os.environ[name] for name in content["secrets"]}
+        return {**content["parameters"], "environment": environment}
 
     @classmethod
     def read(cls, path: Path) -> "Submission | None":
@@ -90,7 +130,12 @@ class Submission:
         waits = any(one.get("after") for one in content["parts"])
         known = names(path.parent) if waits else {}
         parts = tuple(_part(one, known) for one in content["parts"])
-        return cls(path.parent, content["created"], parts, content.get("parameters", {}))
+        return cls(path.parent, content["created"], parts)
+
+
+def secrets(names: Iterable[str]) -> tuple[str, ...]:
+    """Those names of variables that sound like secrets, as HF_TOKEN and WANDB_API_KEY do."""
+    return tuple(name for name in names if _SECRET.search(name))
 
 
 def _part(content: dict[str, Any], known: Mapping[str, str]) -> Part:
