@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -50,7 +51,8 @@ class Mirror:
             runs: of cells and of a report.
             images: of samples.
             head_maps: go to the report's run.
-            files: name -> file: the artifact of a report's or a benchmark's run.
+            files: name -> file: the artifact of a report's or a benchmark's run. A benchmark's run is also
+                written where these are new, and stays where none are given.
         """
         state = Written(self.folder / "sparsemm.json")
         small = Thumbnails(images)
@@ -59,13 +61,16 @@ class Mirror:
             for run in runs:
                 key = f"{self.tracking.entity or ''}/{self.tracking.project}/{run.id}"
                 known = state.of(key)
-                if known and known["digest"] == run.digest and (self.folder / known["folder"]).is_dir():
+                attached = _digest(files) if files and run.job_type == "bench" else None
+                same = known and known["digest"] == run.digest and attached in (None, known.get("files"))
+                if known and same and (self.folder / known["folder"]).is_dir():
                     continue
                 wandb = wandb or self._prepared()
                 folder = self._write(wandb, run, small, head_maps, files or {})
                 if known and known["folder"] != folder.name:
                     shutil.rmtree(self.folder / known["folder"], ignore_errors=True)
-                state.put(key, {"digest": run.digest, "folder": folder.name})
+                holds = {"digest": run.digest, "folder": folder.name}
+                state.put(key, holds | ({"files": attached} if attached else {}))
                 written.append(folder)
         finally:
             state.save()
@@ -147,6 +152,11 @@ class Mirror:
                 started.log_artifact(artifact)
             started.finish()
         return folder
+
+
+def _digest(files: Mapping[str, Path]) -> str:
+    known = {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files.items()}
+    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
 
 
 def _sample(wandb: Any, image: Any, row: tuple[Any, ...]) -> list[Any]:
