@@ -143,28 +143,30 @@ class BenchBoard:
         ]
 
 
-def track(out: Path, tracking: Tracking, board: BenchBoard | None = None) -> str:
+def track(
+    out: Path, root: Path, tracking: Tracking, board: BenchBoard | None = None, send: str = "sparsemm sync"
+) -> str:
     """Copy <out>/bench.json and what was drawn from it to W&B; return what to say.
 
     W&B is a mirror: whatever goes wrong is said and stops nothing.
 
     Args:
         out: the folder of a bench.json.
+        root: of the store whose <root>/wandb gets the copy.
         tracking: offline or online.
         board: its JSON is written beside the files; online it is saved once.
+        send: the command that sends what waits there.
     """
     try:
-        return _track(out, tracking, board)
+        return _track(out, Mirror(root.absolute(), tracking), board, send)
     except Exception as error:  # whatever W&B does, the files are written
         first = (str(error).splitlines() or [""])[0]
         return f"W&B: no copy ({type(error).__name__}: {first}). {out} has everything."
 
 
-def _track(out: Path, tracking: Tracking, board: BenchBoard | None) -> str:
-    out = out.absolute()  # W&B's service has a working directory of its own
+def _track(out: Path, mirror: Mirror, board: BenchBoard | None, send: str) -> str:
+    out, tracking = out.absolute(), mirror.tracking  # W&B's service has a working directory of its own
     (bench,) = read([out / "bench.json"])
-    root = next((one.parent for one in (out, *out.parents) if one.name == "bench"), out)
-    mirror = Mirror(root, tracking)
     files = {name: out / name for name in FILES if (out / name).is_file()}
     written = mirror.write([bench_run(bench, tracking.suffix)], lambda *_: [], files=files)
     if board:
@@ -172,7 +174,7 @@ def _track(out: Path, tracking: Tracking, board: BenchBoard | None) -> str:
             write_atomically(out / BOARDS[kind], text + "\n")
     said = f"W&B: {len(written)} of 1 runs are new or changed, in {mirror.folder}"
     if tracking.mode == "offline":
-        return f"{said}\nSend them where there is internet: sparsemm sync"
+        return f"{said}\nSend them where there is internet: {send}"
     sent = sync(mirror.folder)
     saved = save_once(board, mirror.folder / "boards.json") if board and not sent.failed else ""
     return f"{said}\n{sent}{saved}"

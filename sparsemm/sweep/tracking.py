@@ -1,10 +1,13 @@
 """What conf/tracking asks for, checked before any work; and a benchmark's copy in W&B."""
 
+import shlex
 from importlib import import_module
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
+from sparsemm.paths import resolve
+from sparsemm.results.store import Store
 from sparsemm.results.wandb_settings import Tracking
 from sparsemm.sweep.errors import UnusableConfiguration
 
@@ -30,4 +33,20 @@ def track_bench(folder: Path, tracking: Tracking, experiment: str | None) -> str
     from sparsemm.results.wandb_bench import track
 
     module = import_module(f"sparsemm.experiments.{experiment}") if experiment else None
-    return track(folder, tracking, module.board(tracking.project, tracking.entity) if module else None) + "\n"
+    board = module.board(tracking.project, tracking.entity) if module else None
+    root = store_of(folder)
+    send = "sparsemm sync" if root == _default_store() else f"sparsemm sync {shlex.quote(f'output={root}')}"
+    return track(folder, root, tracking, board, send) + "\n"
+
+
+def store_of(folder: Path) -> Path:
+    """Return the root of the store that has a benchmark's `folder` in <root>/bench; else the default one."""
+    default = _default_store()
+    for one in (folder.absolute(), *folder.absolute().parents):
+        if one.name == "bench" and (one.parent == default or Store(one.parent).cells.is_dir()):
+            return one.parent
+    return default
+
+
+def _default_store() -> Path:
+    return Store(OmegaConf.load(resolve("pkg://sparsemm.conf/run.yaml")).output).root

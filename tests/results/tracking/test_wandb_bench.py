@@ -13,7 +13,9 @@ from sparsemm.cli import run
 from sparsemm.results.efficiency import paper_shapes
 from sparsemm.results.wandb_bench import bench_run, track
 from sparsemm.results.wandb_boards import BOARDS, to_json
+from sparsemm.results.wandb_runs import Mirror
 from sparsemm.results.wandb_settings import Tracking
+from sparsemm.sweep.tracking import track_bench
 
 pytest.importorskip("wandb", reason='needs wandb: pip install "sparsemm[wandb]"')
 pytest.importorskip("wandb_workspaces", reason='needs wandb-workspaces: pip install "sparsemm[wandb]"')
@@ -34,7 +36,7 @@ def measured(bench, tmp_path) -> Path:
 
 
 def test_a_benchmark_is_one_run_with_the_values_of_its_file(measured, read):
-    said = track(measured, OFFLINE)
+    said = track(measured, measured.parent, OFFLINE)
     assert said.startswith("W&B: 1 of 1 runs are new or changed")
     content = json.loads((measured / "bench.json").read_text())
     (found,) = read(measured.parent / "wandb").values()
@@ -54,7 +56,52 @@ def test_a_benchmark_is_one_run_with_the_values_of_its_file(measured, read):
         assert point[f"{MODEL}/peak_gb/full"] == 30.0
     (artifact,) = [one for one in found.artifacts if one.type == "bench"]
     assert {"bench.json", "figure6.csv"} == {one.path for one in artifact.manifest.contents}
-    assert track(measured, OFFLINE).startswith("W&B: 0 of 1 runs are new or changed")
+    assert track(measured, measured.parent, OFFLINE).startswith("W&B: 0 of 1 runs are new or changed")
+
+
+def test_files_are_sent_where_a_report_was_first_or_another_figure_was_drawn(measured, read):
+    mirror = Mirror(measured.parent, OFFLINE)
+    content = json.loads((measured / "bench.json").read_text())
+
+    def as_reports_do():
+        return len(mirror.write([bench_run(content)], lambda *_: []))
+
+    def files():
+        (found,) = read(mirror.folder).values()
+        artifacts = [one for one in found.artifacts if one.type == "bench"]
+        return {one.path for artifact in artifacts for one in artifact.manifest.contents}
+
+    assert as_reports_do() == 1 and files() == set()
+    assert track(measured, measured.parent, OFFLINE).startswith("W&B: 1 of 1")
+    assert files() == {"bench.json", "figure6.csv"}
+    assert as_reports_do() == 0 and files() == {"bench.json", "figure6.csv"}
+    (measured / "figure6.csv").write_text("drawn again")
+    assert track(measured, measured.parent, OFFLINE).startswith("W&B: 1 of 1")
+    assert track(measured, measured.parent, OFFLINE).startswith("W&B: 0 of 1")
+
+
+@pytest.mark.parametrize(
+    ("out", "root"),
+    [
+        ("outputs/bench", "outputs"),
+        ("outputs/bench/a100", "outputs"),
+        ("run1", "outputs"),
+        ("../store/bench/smoke", "../store"),
+        ("../empty/bench", "outputs"),
+    ],
+)
+def test_the_copy_of_a_benchmark_is_where_sync_looks(tmp_path, monkeypatch, measured, out, root):
+    here = tmp_path / "bench"  # a name that says nothing
+    (tmp_path / "store" / "cells").mkdir(parents=True)
+    here.mkdir()
+    monkeypatch.chdir(here)
+    out = (here / out).resolve()
+    out.mkdir(parents=True)
+    (measured / "bench.json").rename(out / "bench.json")
+    said = track_bench(out, OFFLINE, None)
+    root = (here / root).resolve()
+    assert len(list(root.glob("wandb/offline-run-*"))) == 1
+    assert said.endswith("sparsemm sync\n" if root == here / "outputs" else f"sparsemm sync output={root}\n")
 
 
 def test_measuring_again_updates_the_run_and_another_machine_has_its_own(bench):
@@ -83,14 +130,14 @@ def test_the_figures_dashboard_shows_what_its_runs_log(bench):
 def test_online_the_run_is_sent_and_the_dashboard_saved_once(measured, server):
     online = replace(OFFLINE, mode="online")
     made = board(project="p", entity=None)
-    said = track(measured, online, made)
+    said = track(measured, measured.parent, online, made)
     assert "W&B: sent 1 run" in said and f"workspace: {server.url}/me/p?nw=" in said
     (name,) = server.runs
     assert server.runs[name]["jobType"] == "bench"
     assert server.summary(name)[f"{MODEL}/peak_gb/full"] == 30.0
     assert [view["displayName"] for view in server.views] == [f"sparsemm: {made.report}", made.title]
     assert all((measured / file).is_file() for file in BOARDS.values())
-    assert "sent 0 runs; 1 were there" in track(measured, online, made)
+    assert "sent 0 runs; 1 were there" in track(measured, measured.parent, online, made)
     assert len(server.views) == 2
 
 
@@ -99,7 +146,7 @@ def test_whatever_wandb_does_the_files_stay(measured, monkeypatch):
         raise RuntimeError("no space\nleft")
 
     monkeypatch.setattr("sparsemm.results.wandb_runs.Mirror.write", broken)
-    assert "W&B: no copy (RuntimeError: no space)" in track(measured, OFFLINE)
+    assert "W&B: no copy (RuntimeError: no space)" in track(measured, measured.parent, OFFLINE)
 
 
 def test_the_figures_smoke_run_is_drawn_and_tracked_from_the_command_line(
