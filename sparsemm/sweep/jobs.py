@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from sparsemm.results.files import create_exclusively, read_json, storage_error, write_atomically
 from sparsemm.results.store import Store
-from sparsemm.sweep.awaiting import SUFFIX, ready, renamed
+from sparsemm.sweep.awaiting import SUFFIX, NothingUsable, ready, renamed
 from sparsemm.sweep.cells import Cell, CellMaker
 from sparsemm.sweep.code import changes, git_diff, git_state
 from sparsemm.sweep.compose import plain_settings
@@ -217,32 +217,40 @@ def run_file(path: Path, stop: Callable[[], bool] = lambda: False, job_id: str =
     from sparsemm.sweep.worker import run_job
 
     job = read_json(path) or {}
+    unusable = 0
     if job.get("awaits"):
-        path = _known_cells(path, job)
+        path, unusable = _known_cells(path, job)
     if changed := changes(job.get("git") or {}, git_state()):
         print(f"{path}: the code changed since submission: {changed}.", file=sys.stderr)
     if "search" not in job:
-        return run_job(path, stop=stop, job_id=job_id)
+        return run_job(path, stop=stop, job_id=job_id) + unusable
     Search(**job["search"]).run(job["git"], stop)
     return 0
 
 
-def _known_cells(path: Path, job: dict[str, Any]) -> Path:
-    """The job file of cells whose head search has ended; what is wrong with the scores belongs to each."""
+def _known_cells(path: Path, job: dict[str, Any]) -> tuple[Path, int]:
+    """The job file of cells whose head search has ended, and how many cannot use its scores: those fail."""
     deadline = time.monotonic() + LATE_S
+    store = Store(Path(job["store"]))
     try:
         while (file := ready(path)) is None:
             if time.monotonic() > deadline:
-                raise ValueError(
-                    f"{', '.join(job['awaits'])}: not there, though the head search has ended. "
-                    "Run the sweep's command again."
+                late = f"{', '.join(job['awaits'])}: not there, though the head search has ended. "
+                raise NothingUsable(
+                    {entry["fingerprint"]: f"{late}Run the sweep's command again." for entry in job["cells"]}
                 )
             time.sleep(1)
-        return file
-    except ValueError as error:
-        for entry in job["cells"]:
-            Store(Path(job["store"])).cell(entry["fingerprint"]).write_failure(str(error))
+    except NothingUsable as error:
+        _fail(store, error.reasons)
         raise
+    reasons = {one["fingerprint"]: one["reason"] for one in (read_json(file) or {}).get("unusable", [])}
+    _fail(store, reasons)
+    return file, len(reasons)
+
+
+def _fail(store: Store, reasons: Mapping[str, str]) -> None:
+    for name, reason in reasons.items():
+        store.cell(name).write_failure(reason)
 
 
 def is_search(path: Path) -> bool:

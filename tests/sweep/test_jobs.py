@@ -5,6 +5,7 @@ from dataclasses import asdict, replace
 import pytest
 
 from sparsemm.results.store import Store
+from sparsemm.sweep.awaiting import names
 from sparsemm.sweep.grid import make_grid
 from sparsemm.sweep.jobs import (
     SweepRecord,
@@ -108,6 +109,31 @@ def test_scores_that_do_not_fit_fail_the_cells_that_waited_for_them(tmp_path, ma
         run_file(file)
     reasons = {store.cell(cell.fingerprint).failure() for cell in cells}
     assert len(reasons) == 1 and "model.head_scores has shape [1, 2]" in reasons.pop()
+
+
+def test_scores_that_do_not_fit_fail_only_the_cells_that_read_them(
+    tmp_path, make_composer, model, model_folder, monkeypatch
+):
+    """Two files of one model in one job: one is good, the other is not."""
+    store, good, bad = Store(tmp_path / "out"), tmp_path / "good.json", tmp_path / "bad.json"
+    grid = [*model[:1], f"model.head_scores={tmp_path}/heads.json", "task=documents", "budget=64"]
+    grid.append(f"allocator.head_scores.path={good},{bad}")
+    cells = make_grid(make_composer(), [*grid, "method=sparsemm"]).cells
+    (file,) = write_jobs(store, _record("one", 1.0), [cells], searched=[str(good), str(bad)])
+    good.write_text((model_folder / "heads.json").read_text())
+    bad.write_text(json.dumps({"format": 1, "scores": [[1.0, 2.0]]}))
+    names_before = {name: names(file.parents[1]).get(name) for name in (one.fingerprint for one in cells)}
+    assert not list(file.parent.glob("0.json")), "looking decides nothing"
+    ran = []
+    monkeypatch.setattr("sparsemm.sweep.worker.run_job", lambda path, **_: ran.append(path) or 0)
+    assert run_file(file) == 1
+    (entry,) = json.loads(ran[0].read_text())["cells"]
+    assert entry["was"] == [cells[0].fingerprint]
+    assert store.cell(cells[0].fingerprint).failure() is None
+    assert "has shape [1, 2]" in store.cell(cells[1].fingerprint).failure()
+    known = {cells[0].fingerprint: entry["fingerprint"]}
+    assert names(file.parents[1]) == known
+    assert names_before == known | {cells[1].fingerprint: None}
 
 
 def test_the_difference_to_the_commit_is_kept_with_the_sweep(tmp_path, monkeypatch):
