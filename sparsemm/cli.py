@@ -152,7 +152,7 @@ def _call(arguments: Sequence[str], root: str = "run") -> int:
 
 
 def _bench(config: DictConfig) -> None:
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # its profiler warns of memory that was there before
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # its profiler warns of what was there before
     from sparsemm.bench.main import run as bench
     from sparsemm.sweep.progress import progress
     from sparsemm.sweep.tracking import track_bench, tracking_of
