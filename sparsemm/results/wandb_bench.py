@@ -11,7 +11,7 @@ from typing import Any
 
 from sparsemm.results.efficiency import DECODES, MEASURES, OURS, Bench, Measured, Place, Way, places, read
 from sparsemm.results.files import write_atomically
-from sparsemm.results.wandb_boards import BOARDS, save_once, to_json
+from sparsemm.results.wandb_boards import BOARDS, made_report, save_once, to_json
 from sparsemm.results.wandb_content import RunContent, run_id
 from sparsemm.results.wandb_runs import Mirror
 from sparsemm.results.wandb_settings import Tracking
@@ -114,14 +114,7 @@ class BenchBoard:
             wr.H2("Every result"),
             wr.PanelGrid(runsets=[runs], panels=[wr.WeavePanelSummaryTable(table_name="results")]),
         ]
-        return wr.Report(
-            project=self.project,
-            entity=self.entity or "",
-            title=self.title,
-            description=self.sentence[:250],
-            blocks=blocks,
-            width="fluid",
-        )
+        return made_report(self, blocks)
 
     def _panels(self, shape: str) -> list[Any]:
         import wandb_workspaces.reports.v2 as wr

@@ -144,12 +144,19 @@ def _report(board: Board) -> Any:
         wr.H2("Tables, curves and head maps"),
         wr.PanelGrid(runsets=[tables], panels=[wr.WeavePanelSummaryTable(table_name="results")]),
     ]
+    return made_report(board, blocks)
+
+
+def made_report(board: Any, blocks: Sequence[Any]) -> Any:
+    """Return wandb-workspaces' Report of a board (title, sentence, project, entity) and its blocks."""
+    import wandb_workspaces.reports.v2 as wr
+
     return wr.Report(
         project=board.project,
         entity=board.entity or "",
         title=board.title,
         description=board.sentence[:250],
-        blocks=blocks,
+        blocks=list(blocks),
         width="fluid",
     )
 
