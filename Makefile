@@ -20,7 +20,7 @@ demo: .venv/.installed  ## five methods and the full cache on the tiny model: a 
 test: .venv/.installed-dev slurm  ## the tests, a process per core; more options with ARGS="-k worker -x"
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(ARGS)
 
-test-cluster: .venv/.installed-dev slurm  ## every disturbance of a sweep on a real SLURM of two nodes, half an hour
+test-cluster: .venv/.installed-dev slurm  ## every disturbance of a sweep on a real SLURM of two nodes, a quarter of an hour
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/cluster/test_cluster.py tests/cluster/matrix*.py --durations=0 $(ARGS)
 
 slurm:  ## SLURM for its tests, where it may be installed: root on Debian; elsewhere they are skipped
