@@ -19,7 +19,7 @@ from transformers import DynamicCache
 
 from sparsemm.bench.limits import beyond, limits, weights_read
 from sparsemm.bench.published import PUBLISHED, Published
-from sparsemm.bench.results import Result, attempt, budget_of, free, in_turn, result, wait
+from sparsemm.bench.results import OURS, TRANSFORMERS, Result, attempt, budget_of, free, in_turn, result, wait
 from sparsemm.bench.settings import Settings
 from sparsemm.cache import Kept, RaggedCache
 from sparsemm.engine.graph import GraphDecoder, make_decoder
@@ -30,9 +30,6 @@ from sparsemm.kernels.backends import Backend, KernelBackend
 from sparsemm.kernels.static_arena import roomy
 from sparsemm.methods.base import Method
 from sparsemm.models.base import LoadedModel, Prompt
-
-TRANSFORMERS = "transformers"  # DynamicCache with PyTorch's attention
-OURS = "ragged"
 
 
 @dataclass(frozen=True)

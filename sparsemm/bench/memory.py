@@ -13,13 +13,11 @@ import torch
 from transformers import DynamicCache
 
 from sparsemm.bench.models import weights_bytes
-from sparsemm.bench.results import Result, attempt, budget_of, free, result, wait
+from sparsemm.bench.results import OURS, TRANSFORMERS, Result, attempt, budget_of, free, result, wait
 from sparsemm.cache import RaggedCache
 from sparsemm.engine.select import Selector
 from sparsemm.methods.base import Method
 from sparsemm.models.base import LoadedModel, Prompt
-
-TRANSFORMERS, OURS = "transformers", "ragged"
 
 
 def measure(

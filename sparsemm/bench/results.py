@@ -12,6 +12,8 @@ from sparsemm.methods.base import Method
 
 Result = dict[str, Any]
 Found = TypeVar("Found")
+TRANSFORMERS = "transformers"  # way: DynamicCache with PyTorch's attention
+OURS = "ragged"
 
 _CELL = ("method", "budget")
 _PROMPT = ("prompt_tokens", "image_tokens")

@@ -11,7 +11,6 @@ from sparsemm.api import make_method
 from sparsemm.bench import decode
 from sparsemm.bench.decode import OURS, PUBLISHED, TRANSFORMERS, DecodeBench, Way, measure
 from sparsemm.bench.limits import limits, weights_read
-from sparsemm.bench.models import make_model
 from sparsemm.bench.prompts import make_prompt
 from sparsemm.bench.results import COLUMNS
 from sparsemm.bench.settings import SMOKE, Settings
@@ -27,18 +26,8 @@ def settings():
 
 
 @pytest.fixture(scope="module")
-def loaded():
-    return make_model("tiny", "random", torch.device("cpu"), torch.float32, 200)
-
-
-@pytest.fixture(scope="module")
-def prompt(loaded):
-    return make_prompt(loaded, 96)
-
-
-@pytest.fixture(scope="module")
-def methods():
-    return [make_method("full"), make_method("snapkv", "budget=40")]
+def prompt(tiny):
+    return make_prompt(tiny, 96)
 
 
 @pytest.fixture
@@ -49,8 +38,8 @@ def clock(monkeypatch):
 
 
 @pytest.mark.parametrize("rows", [1, 3])
-def test_every_way_has_a_result_of_the_known_form(loaded, prompt, methods, settings, clock, rows):
-    found = list(measure(loaded, prompt, methods, settings, rows, 2.0, TOLD))
+def test_every_way_has_a_result_of_the_known_form(tiny, prompt, methods, settings, clock, rows):
+    found = list(measure(tiny, prompt, methods, settings, rows, 2.0, TOLD))
     ways = [(one["way"], one["method"], one["budget"]) for one in found]
     expected = [(TRANSFORMERS, "full", None), (OURS, "full", None), (OURS, "snapkv", 40)]
     assert ways == expected + [(PUBLISHED, "snapkv", 40)] * (rows == 1)
@@ -61,27 +50,27 @@ def test_every_way_has_a_result_of_the_known_form(loaded, prompt, methods, setti
     assert {one["tokens_per_s"] for one in found} == {3.0 * rows}
     assert [one["speedup"] for one in found[:3]] == [None, 1.0, 1.0]
     assert {one["against_transformers"] for one in found} == {1.0}
-    entry = 2 * 4 * loaded.shape.head_dim * loaded.shape.layers * loaded.shape.kv_heads * rows
+    entry = 2 * 4 * tiny.shape.head_dim * tiny.shape.layers * tiny.shape.kv_heads * rows
     kept = [96, 96, 40, 40]
     assert [one["entry_bytes"] for one in found] == [entry * held for held in kept[: len(found)]]
     assert all(one["slot_bytes"] >= one["entry_bytes"] + 3 * entry for one in found)
-    read = weights_read(loaded) + entry * (40 + 2)  # in the middle of three tokens
+    read = weights_read(tiny) + entry * (40 + 2)  # in the middle of three tokens
     assert found[2]["limit_ms"] == pytest.approx(read / 2e6)
 
 
-def test_all_ways_compute_the_same_where_nothing_is_dropped(loaded, prompt, methods, monkeypatch):
-    bench = DecodeBench(loaded, prompt, [methods[0], make_method("snapkv", "budget=500"), methods[1]], 4)
+def test_all_ways_compute_the_same_where_nothing_is_dropped(tiny, prompt, methods, monkeypatch):
+    bench = DecodeBench(tiny, prompt, [methods[0], make_method("snapkv", "budget=500"), methods[1]], 4)
     monkeypatch.setattr(
         decode, "make_decoder", lambda _, model, greedy: GraphDecoder(model, greedy, capture=False)
     )
-    logits, forward = [], loaded.model.forward
+    logits, forward = [], tiny.model.forward
 
     def watched(*args, **kwargs):
         output = forward(*args, **kwargs)
         logits.append(output.logits[0, -1])
         return output
 
-    monkeypatch.setattr(loaded.model, "forward", watched)
+    monkeypatch.setattr(tiny.model, "forward", watched)
     ways = [way for way in bench.ways(["eager", "graph"]) if way.place != 2]
     for way in [*ways, Way(OURS, 2, "eager")]:
         bench.decoding(way)()
@@ -91,7 +80,7 @@ def test_all_ways_compute_the_same_where_nothing_is_dropped(loaded, prompt, meth
     assert not torch.allclose(dropped, first, atol=1e-5)
 
 
-def test_the_first_replay_of_a_graph_is_not_timed(loaded, prompt, methods, settings, monkeypatch):
+def test_the_first_replay_of_a_graph_is_not_timed(tiny, prompt, methods, settings, monkeypatch):
     """It takes the graph to the device; afterwards the buffers are filled again."""
     replayed = []
 
@@ -103,7 +92,7 @@ def test_the_first_replay_of_a_graph_is_not_timed(loaded, prompt, methods, setti
         decode, "make_decoder", lambda _, model, greedy: GraphDecoder(model, greedy, capture=False)
     )
     monkeypatch.setattr(GraphDecoder, "step", captured(GraphDecoder.step))
-    bench = DecodeBench(loaded, prompt, methods, 4)
+    bench = DecodeBench(tiny, prompt, methods, 4)
     go = bench.decoding(Way(OURS, 1, "graph"))
     (step,) = bench.decoders["graph"].steps.values()
     rooms = [layer.arena.room for layer in step.rows.cache.layers]
@@ -123,10 +112,10 @@ def captured(make):
 
 
 @pytest.mark.parametrize("kernels", [False, True])
-def test_a_graphs_buffers_count_as_they_are_laid_out(loaded, prompt, methods, monkeypatch, kernels):
-    bench = DecodeBench(loaded, prompt, methods, 4, rows=2)
+def test_a_graphs_buffers_count_as_they_are_laid_out(tiny, prompt, methods, monkeypatch, kernels):
+    bench = DecodeBench(tiny, prompt, methods, 4, rows=2)
     if kernels:
-        bench.resolved = resolve("triton", loaded.device, loaded.model.dtype, loaded.shape.head_dim)
+        bench.resolved = resolve("triton", tiny.device, tiny.model.dtype, tiny.shape.head_dim)
     monkeypatch.setattr(
         decode, "make_decoder", lambda _, model, greedy: GraphDecoder(model, greedy, capture=False)
     )
@@ -143,35 +132,35 @@ def test_a_graphs_buffers_count_as_they_are_laid_out(loaded, prompt, methods, mo
         assert bench.slot_bytes(way) == sum(one.nbytes for one in fields)
 
 
-def test_a_share_above_the_limit_is_said(loaded, prompt, methods, settings, clock, capsys):
-    found = list(measure(loaded, prompt, methods, settings, 1, 1e-9, TOLD))
+def test_a_share_above_the_limit_is_said(tiny, prompt, methods, settings, clock, capsys):
+    found = list(measure(tiny, prompt, methods, settings, 1, 1e-9, TOLD))
     assert all(one["limit_share"] > 1 for one in found)
     assert capsys.readouterr().out.count("above what a copy reaches") == len(found)
 
 
-def test_without_a_full_cache_transformers_reads_the_prompt_itself(loaded, prompt, methods):
-    with_full, alone = (DecodeBench(loaded, prompt, given, 2, rows=2) for given in (methods, methods[1:]))
+def test_without_a_full_cache_transformers_reads_the_prompt_itself(tiny, prompt, methods):
+    with_full, alone = (DecodeBench(tiny, prompt, given, 2, rows=2) for given in (methods, methods[1:]))
     left, right = with_full._dynamic(), alone._dynamic()
     for one, other in zip(left.layers, right.layers, strict=True):
         assert torch.equal(one.keys, other.keys)
         assert torch.equal(one.values, other.values)
 
 
-def test_what_had_no_memory_says_so_and_the_others_go_on(loaded, prompt, methods, settings, monkeypatch):
+def test_what_had_no_memory_says_so_and_the_others_go_on(tiny, prompt, methods, settings, monkeypatch):
     def dynamic(self):
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     monkeypatch.setattr(DecodeBench, "_dynamic", dynamic)
-    first, *others = measure(loaded, prompt, methods, settings, 1, None, TOLD)
+    first, *others = measure(tiny, prompt, methods, settings, 1, None, TOLD)
     assert first["ms_per_token"] is None
     assert "out of memory" in first["error"]
     assert all(one["ms_per_token"] > 0 and one["limit_ms"] is None for one in others)
     assert all(one["against_transformers"] is None for one in others)
 
 
-def test_weights_count_without_the_table_of_embeddings_and_the_vision_tower(loaded):
-    counted = weights_read(loaded)
-    model = loaded.model
+def test_weights_count_without_the_table_of_embeddings_and_the_vision_tower(tiny):
+    counted = weights_read(tiny)
+    model = tiny.model
     left_out = sum(one.nbytes for name, one in model.named_parameters() if ".visual." in name)
     tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
     left_out += 0 if tied else model.get_input_embeddings().weight.nbytes
