@@ -19,7 +19,6 @@ HOST = "https://api.wandb.ai"
 AT_ONCE = 32  # runs of one call of wandb sync
 LIMIT_S = 300.0  # of one call: when the network goes away wandb tries again for long
 CONNECT_S = 5.0
-NAME = re.compile(r"offline-run-\d+_\d+-(.+)")
 SAID = re.compile(r"error|fail|refus|denied|unable", re.IGNORECASE)
 GONE = re.compile(r"previously (created and )?deleted|deleted run", re.IGNORECASE)
 
@@ -139,5 +138,5 @@ def _sent(run: Path) -> bool:
 
 
 def _id(run: Path) -> str:
-    found = NAME.fullmatch(run.name)
-    return found[1] if found else run.name
+    """Read the id from the file's name: two folders of one run and one second differ by a number at the end."""
+    return next(run.glob("run-*.wandb")).stem.removeprefix("run-")

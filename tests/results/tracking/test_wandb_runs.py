@@ -133,6 +133,12 @@ def test_a_run_that_changed_is_sent_again_under_its_id(grid, store, mirror, imag
     assert server.summary(grid[0]["fingerprint"])["score"] == 0.123
 
 
+def test_a_run_written_twice_in_a_second_keeps_its_id(grid, store, mirror, images, server):
+    (folder,) = mirror.write(contents(grid, store)[:1], images)
+    folder.rename(folder.with_name(f"{folder.name}-1"))  # as wandb names the second
+    assert sync(mirror.folder).sent == (grid[0]["fingerprint"],)
+
+
 def test_what_a_cut_line_keeps_back_goes_up_later(grid, store, mirror, images, server):
     mirror.write(contents(grid, store)[:3], images)
     server.down = True
