@@ -33,7 +33,7 @@ def use_ragged_attention(model: PreTrainedModel, prefill: str = "sdpa") -> PreTr
         raise ValueError(f"model.attention={prefill}: must be one of {', '.join(ATTENTIONS)}.")
     parts = {"text_config": NAMES[prefill]}
     if prefill == "flash_attention_2":
-        check_flash_attention(model)
+        check_flash_attention(next(model.parameters()).device, model.dtype)
         if hasattr(model.config, "vision_config"):
             parts["vision_config"] = prefill
     model.set_attn_implementation(parts if hasattr(model.config, "text_config") else NAMES[prefill])

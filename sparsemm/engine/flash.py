@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 INSTEAD = "or set model.attention=sdpa."
 
@@ -30,9 +29,8 @@ def load_flash_attention() -> Callable[..., Tensor]:
     return found
 
 
-def check_flash_attention(model: PreTrainedModel) -> None:
-    """Raise ValueError where this model cannot run flash-attn here: no GPU, another dtype, no flash-attn."""
-    device, dtype = next(model.parameters()).device, model.dtype
+def check_flash_attention(device: torch.device, dtype: torch.dtype) -> None:
+    """Raise ValueError where a model cannot run flash-attn: no GPU, another dtype, no flash-attn."""
     if device.type != "cuda":
         raise ValueError(
             f"model.attention=flash_attention_2: needs an NVIDIA GPU, but the model is on {device}. "

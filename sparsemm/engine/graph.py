@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sparsemm.cache import RaggedCache
 from sparsemm.engine.captured import Captured, capture
-from sparsemm.engine.compiled import Forward, compile_forward, reading
+from sparsemm.engine.compiled import Forward, check_tools, compile_forward, reading
 from sparsemm.engine.greedy import Answers, Greedy
 from sparsemm.kernels.static_arena import empty_like, fill, shape_of
 from sparsemm.models.base import LoadedModel
@@ -120,15 +120,10 @@ class GraphDecoder:
         compiled: the model's part is compiled first (see `sparsemm.engine.compiled`).
 
     Raises:
-        ValueError: capture without a GPU, a model on several, nothing to compile with.
+        ValueError: a model on several GPUs, nothing to compile with.
     """
 
     def __init__(self, loaded: LoadedModel, greedy: Greedy, capture: bool = True, compiled: bool = False):
-        if capture and loaded.device.type != "cuda":
-            raise ValueError(
-                f"engine.decode=graph: needs an NVIDIA GPU, but the model is on {loaded.device}. "
-                "Set engine.decode=eager."
-            )
         if len({parameter.device for parameter in loaded.model.parameters()}) > 1:
             raise ValueError(
                 f"engine.decode={'compiled' if compiled else 'graph'}: one graph cannot run on several GPUs. "
@@ -233,14 +228,26 @@ class GraphDecoder:
             rows.seen.copy_(seen)
 
 
+def check_decode(decode: str, device: torch.device) -> None:
+    """Raise ValueError for a name that is not one of DECODES, or a way to decode that cannot run there."""
+    if decode not in DECODES:
+        raise ValueError(f"engine.decode={decode}: must be one of {', '.join(DECODES)}.")
+    if decode == "graph" and device.type != "cuda":
+        raise ValueError(
+            f"engine.decode=graph: needs an NVIDIA GPU, but the model is on {device}. "
+            "Set engine.decode=eager."
+        )
+    if decode == "compiled":
+        check_tools(device)
+
+
 def make_decoder(decode: str, loaded: LoadedModel, greedy: Greedy) -> GraphDecoder | None:
     """Who decodes by fixed steps, for one of DECODES; None for eager.
 
     Raises:
         ValueError: another name, or a way to decode that cannot run here.
     """
-    if decode not in DECODES:
-        raise ValueError(f"engine.decode={decode}: must be one of {', '.join(DECODES)}.")
+    check_decode(decode, loaded.device)
     if decode == "eager":
         return None
     compiled = decode == "compiled"

@@ -138,5 +138,5 @@ def _sent(run: Path) -> bool:
 
 
 def _id(run: Path) -> str:
-    """Read the id from the file's name: two folders of one run and one second differ by a number at the end."""
+    """Read it from the file: folders of one run and one second differ by a number at the end."""
     return next(run.glob("run-*.wandb")).stem.removeprefix("run-")

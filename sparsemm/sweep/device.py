@@ -1,6 +1,9 @@
-"""Where answers are computed."""
+"""Where answers are computed, and whether they can be computed there."""
 
 import torch
+
+from sparsemm.config import Settings, build
+from sparsemm.engine.checks import check_engine
 
 
 def find_device(name: str) -> torch.device:
@@ -17,3 +20,16 @@ def find_device(name: str) -> torch.device:
             "Set engine.device=cpu, or install a CUDA build of PyTorch."
         )
     return torch.device(name)
+
+
+def check_here(model: Settings, engine: Settings) -> None:
+    """Raise ValueError for settings that this machine cannot compute; no weights are read."""
+    device, dtype = find_device(str(engine["device"])), getattr(torch, str(model["dtype"]))
+    check_engine(
+        device,
+        dtype,
+        build(model).shape().head_dim,
+        str(model["attention"]),
+        str(engine["cache_backend"]),
+        str(engine["decode"]),
+    )

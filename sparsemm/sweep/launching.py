@@ -14,8 +14,10 @@ from hydra.core.plugins import Plugins
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from sparsemm.config import Settings
 from sparsemm.results.store import Store
 from sparsemm.sweep.code import changes, git_state
+from sparsemm.sweep.digests import canonical
 from sparsemm.sweep.errors import UnusableConfiguration
 from sparsemm.sweep.jobs import SweepRecord, quoted
 from sparsemm.sweep.plan import Sizing
@@ -24,6 +26,7 @@ from sparsemm.sweep.status import Status
 from sparsemm.sweep.submitted import Submissions, has_own
 
 SLURM = "hydra_plugins.sparsemm.SlurmLauncher"
+HERE = ("BasicLauncher", "JoblibLauncher", "LocalLauncher")  # whose jobs run on this machine
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,25 @@ class Launching:
     def submits(self) -> bool:
         """Whether its jobs go to SLURM."""
         return str(self.parameters.get("_target_", "")).endswith(SLURM)
+
+    def check_machine(self, wanted: Iterable[tuple[Settings, Settings]]) -> None:
+        """Refuse what this machine cannot compute, where the jobs run on it.
+
+        Args:
+            wanted: settings of a model and of the engine.
+
+        Raises:
+            UnusableConfiguration: no GPU; a backend, an attention or a way to decode that cannot run here.
+        """
+        if str(self.parameters.get("_target_")).rpartition(".")[2] not in HERE:
+            return
+        try:
+            for model, engine in {canonical(one): one for one in wanted}.values():
+                from sparsemm.sweep.device import check_here  # torch is slow to import
+
+                check_here(model, engine)
+        except ValueError as error:
+            raise UnusableConfiguration(f"Nothing was started: {error}") from error
 
     @property
     def waits(self) -> bool:

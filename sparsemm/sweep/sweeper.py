@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 
 from sparsemm.results.store import Store
 from sparsemm.sweep import again, plan, prerequisites, search, status
+from sparsemm.sweep.cells import Cell
 from sparsemm.sweep.claims import experiment_claim, refuse_claim
 from sparsemm.sweep.compose import Composer
 from sparsemm.sweep.errors import CellsFailed, UnusableConfiguration
@@ -123,6 +124,8 @@ class Sweep:
             CellsFailed: a search stopped.
         """
         prerequisites.refuse(search.needs_of_searches(searches))
+        plain = {"cache_backend": "auto", "decode": "eager"}  # what a search reads prompts with
+        self.launching.check_machine((one.model, {**plain, "device": one.device}) for one in searches)
         returns = start_searches(self.store, self.launching, searches)
         stopped = sum(not came_to_its_end(number, one) for number, one in enumerate(returns))
         if stopped:
@@ -161,6 +164,7 @@ class Sweep:
                 self.__dict__.pop("grid")
                 return self.run()
         prerequisites.require(left, but="heads" if searches else None)
+        self._check_machine(left)
         if searches and self.launching.waits:
             self._search(searches)
             self.__dict__.pop("grid")  # the cells get other fingerprints with the scores that are there now
@@ -187,6 +191,7 @@ class Sweep:
         cells = again.cells_of(self.store, chosen)
         self.config = self.launching.as_before(self.store, chosen)
         print(f"{subject.name}: {plan.count(len(cells), 'cell')} to run again")
+        self._check_machine(cells)
         searches = again.searches_of(self.store, cells)
         if searches and self.launching.waits:
             raise UnusableConfiguration(
@@ -201,6 +206,9 @@ class Sweep:
         if subject := self._subject():
             with _reading():
                 print(again.cancel(self.store, subject.labels))
+
+    def _check_machine(self, cells: Sequence[Cell]) -> None:
+        self.launching.check_machine((cell.settings["model"], cell.settings["engine"]) for cell in cells)
 
     def _conclude(self, returns: Sequence[Any], subject: Subject) -> None:
         broken = sum(not came_to_its_end(number, one) for number, one in enumerate(returns))

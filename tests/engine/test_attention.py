@@ -102,7 +102,7 @@ def test_flash_attention_refuses_what_a_sliding_window_would_hide(flash_calls):
 
 def test_flash_attention_switches_the_vision_tower_too(make_model, monkeypatch):
     model, asked = make_model().model, []
-    monkeypatch.setattr("sparsemm.engine.attention.check_flash_attention", lambda model: None)
+    monkeypatch.setattr("sparsemm.engine.attention.check_flash_attention", lambda *_: None)
     monkeypatch.setattr(model, "set_attn_implementation", asked.append)
     use_ragged_attention(model, "flash_attention_2")
     assert asked == [{"text_config": "ragged_fa2", "vision_config": "flash_attention_2"}]
@@ -111,14 +111,11 @@ def test_flash_attention_switches_the_vision_tower_too(make_model, monkeypatch):
 def test_flash_attention_says_what_it_needs(make_model, monkeypatch):
     with pytest.raises(ValueError, match=r"attention=flash_attention_2: needs an NVIDIA GPU.*attention=sdpa"):
         use_ragged_attention(make_model("bfloat16").model, "flash_attention_2")
-    on_gpu = types.SimpleNamespace(dtype=torch.float32)
-    on_gpu.parameters = lambda: iter([types.SimpleNamespace(device=torch.device("cuda"))])
     with pytest.raises(ValueError, match=r"but the model is torch.float32. Set model.dtype=bfloat16"):
-        check_flash_attention(on_gpu)
-    on_gpu.dtype = torch.bfloat16
+        check_flash_attention(torch.device("cuda"), torch.float32)
     monkeypatch.setitem(sys.modules, "flash_attn", None)
     with pytest.raises(ValueError, match=r"flash-attn cannot be imported .*Install it .*or set"):
-        check_flash_attention(on_gpu)
+        check_flash_attention(torch.device("cuda"), torch.bfloat16)
 
 
 def test_eager_attention_builds_no_mask_for_single_tokens(make_model, prompts, as_inputs, full, monkeypatch):

@@ -131,12 +131,21 @@ def test_a_cell_without_one_readable_image_fails_and_is_tried_again(folder, make
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-def test_a_gpu_that_is_not_there_is_a_clear_error(folder, sparsemm):
-    done = sparsemm("engine.device=cuda")
-    assert done.code == 1
-    assert "engine.device=cuda: PyTorch sees no GPU here. Set engine.device=cpu" in done.err
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("engine.device=cuda", "PyTorch sees no GPU here. Set engine.device=cpu"),
+        ("engine.cache_backend=cuda", "takes a head_dim of 64, 80, 96, 128, 256, but the model's is 16"),
+        ("engine.decode=graph", "needs an NVIDIA GPU, but the model is on cpu"),
+        ("model.attention=flash_attention_2", "needs an NVIDIA GPU, but the model is on cpu"),
+    ],
+)
+def test_what_this_machine_cannot_compute_is_an_error_before_any_work(folder, sparsemm, setting, said):
+    done = sparsemm(setting)
+    assert done.code == 2
+    assert f"Nothing was started: {setting}: {said}" in done.err
     assert "Traceback" not in done.err
-    assert not list(folder.glob("outputs/cells/*/*/samples-*"))
+    assert not (folder / "outputs" / "cells").exists() and not (folder / "outputs" / "sweeps").exists()
 
 
 @pytest.fixture
