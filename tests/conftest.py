@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 if not torch.cuda.is_available():  # kernels run in Triton's interpreter; it is asked for before the import
     os.environ["TRITON_INTERPRET"] = "1"
@@ -13,6 +14,12 @@ from transformers import Qwen2VLForConditionalGeneration
 
 from sparsemm.models.qwen2_vl import LoadedQwen2VL, Qwen2VL
 from sparsemm.models.tiny import build_config, build_tokenizer, save
+
+# no example fails for the time that it takes, and every run tries the same ones
+settings.register_profile(
+    "steady", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("steady")
 
 LONG = ("cluster", "test_smoke", "test_compile", "sweep/worker", "test_search", "tracking", "test_cli")
 
@@ -26,6 +33,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return min((order[part] for part in LONG if part in path), default=len(LONG))
 
     items.sort(key=place)
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    """What a test draws does not depend on the tests before it."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")

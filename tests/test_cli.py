@@ -16,6 +16,8 @@ import pytest
 from sparsemm.cli import hydra_arguments, run
 from sparsemm.help import HELP, VERBS
 
+PATIENCE_S = 300.0  # for what is a matter of seconds on a machine that does nothing else
+
 
 @dataclass(frozen=True)
 class Done:
@@ -109,26 +111,45 @@ def test_a_grid_ends_with_its_table_and_running_again_does_nothing(cli, random_m
     assert {path: path.read_bytes() for path in tmp_path.rglob("result.json")} == results
 
 
+HELD = """
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from sparsemm.tasks.synthetic import Documents
+
+
+@dataclass(frozen=True, kw_only=True)
+class Held(Documents):
+    def _image(self, number):
+        while number >= 20 and Path(__file__).with_name("hold").exists():
+            time.sleep(0.01)
+        return super()._image(number)
+"""
+
+
 def test_a_killed_command_run_again_gives_the_same_tables(random_model_folder, tmp_path):
+    """Its last pages wait, so that it is killed in the middle however late that is noticed."""
+    (tmp_path / "held.py").write_text(HELD)
+    (tmp_path / "hold").touch()
     grid = [*SMALL, f"model.path={random_model_folder}", "method=full,snapkv,random", "seed=0,1"]
     grid += ["budget=8,12", "task.limit=24", "engine.batch_prompts=1", "engine.threads=1"]
+    grid += ["task._target_=held.Held"]
     outputs = tmp_path / "outputs"
 
     def start(folder: Path = tmp_path) -> subprocess.Popen[bytes]:
         folder.mkdir(exist_ok=True)
         command = [sys.executable, "-m", "sparsemm.cli", "run", *grid]
-        environment = {**os.environ, "PYTHONSAFEPATH": "1"}
+        environment = {**os.environ, "PYTHONSAFEPATH": "1", "PYTHONPATH": str(tmp_path)}
         with (folder / "log.txt").open("ab") as log:
             return subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, env=environment)
 
     def answers() -> int:
-        files = list(outputs.glob("cells/*/*/samples-*.jsonl"))
-        return sum(file.read_bytes().count(b"\n") for file in files) - len(
-            files
-        )  # the first line is a header
+        files = list(outputs.glob("cells/*/*/samples-*.jsonl"))  # the first line is a header
+        return sum(file.read_bytes().count(b"\n") for file in files) - len(files)
 
     def kill_when(condition: Callable[[], bool]) -> None:
-        process, end = start(), time.monotonic() + 120
+        process, end = start(), time.monotonic() + PATIENCE_S
         while not condition():
             assert process.poll() is None and time.monotonic() < end, (tmp_path / "log.txt").read_text()
             time.sleep(0.002)
@@ -139,8 +160,9 @@ def test_a_killed_command_run_again_gives_the_same_tables(random_model_folder, t
     first = answers()
     kill_when(lambda: answers() > first + 60)
     assert not list(outputs.rglob("result.json")), "killed in the middle"
-    assert start().wait(120) == 0, (tmp_path / "log.txt").read_text()
-    assert start(tmp_path / "calm").wait(120) == 0
+    (tmp_path / "hold").unlink()
+    assert start().wait(PATIENCE_S) == 0, (tmp_path / "log.txt").read_text()
+    assert start(tmp_path / "calm").wait(PATIENCE_S) == 0
     for name in ("table.md", "table.csv"):
         (resumed,) = outputs.glob(f"reports/*/{name}")
         calm = tmp_path / "calm" / resumed.relative_to(tmp_path)

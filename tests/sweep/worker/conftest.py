@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -55,33 +56,55 @@ def make_job(make_composer: Any, model: list[str]) -> Callable[..., Path]:
 
 
 WORK = """
-import os, sys
+import os, sys, time
 from sparsemm.sweep.worker import run_job
 os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
-sys.exit(run_job(job_file, stale_s))
+def lines():
+    return sum(path.read_bytes().count(b"\\n") for path in root.glob("cells/*/*/samples-*.jsonl"))
+def stop():
+    while pause_at is not None and hold.exists() and lines() >= pause_at:
+        time.sleep(0.005)
+    return False
+sys.exit(run_job(job_file, stale_s, stop))
 """
+PATIENCE_S = 300.0  # for what is a matter of seconds on a machine that does nothing else
 
 
 class Worker:
-    """One worker process; its imports are done before it starts, so that moments mean something."""
+    """One worker process; its imports are done before it starts, so that moments mean something.
+
+    It pauses at the sample boundary at which the store has `pause_at` lines, until it may go on: however
+    late a test looks, the work is not over.
+    """
 
     context = multiprocessing.get_context("forkserver")
 
-    def __init__(self, job_file: Path, stale_s: float, log: Path) -> None:
-        self.log = log
+    def __init__(self, job_file: Path, stale_s: float, log: Path, pause_at: int | None) -> None:
+        self.log, self.hold = log, log.with_suffix(".hold")
+        self.hold.touch()
+        known = {"job_file": job_file, "stale_s": stale_s, "log": log, "hold": self.hold}
+        known |= {"pause_at": pause_at, "root": job_file.parents[3]}
         self.process: ForkServerProcess = self.context.Process(
-            target=exec, args=(WORK, {"job_file": job_file, "stale_s": stale_s, "log": log})
+            target=exec, args=(WORK, known)
         )  # source, as the tests cannot be imported in another process
         self.process.start()
         self.pid = self.process.pid
 
     def wait(self) -> int:
         """Exit code; the number of failed cells where nothing else went wrong."""
-        self.process.join(60)
+        self.process.join(PATIENCE_S)
         assert self.process.exitcode is not None, "the worker did not end\n" + self.log.read_text()
         if self.process.exitcode:
             print(self.log.read_text())  # pytest shows it where the test fails
         return self.process.exitcode
+
+    def said(self) -> str:
+        """What it has written to stderr."""
+        return self.log.read_text() if self.log.exists() else ""
+
+    def go_on(self) -> None:
+        """End its pause, or let it have none."""
+        self.hold.unlink()
 
     def kill(self) -> None:
         """kill -9"""
@@ -95,8 +118,8 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Worker]]:
     Worker.context.set_forkserver_preload(["sparsemm.sweep.worker", "sparsemm.models.qwen2_vl"])
     workers: list[Worker] = []
 
-    def begin(job_file: Path, stale_s: float = 60.0) -> Worker:
-        workers.append(Worker(job_file, stale_s, tmp_path / f"worker{len(workers)}.log"))
+    def begin(job_file: Path, stale_s: float = 60.0, pause_at: int | None = None) -> Worker:
+        workers.append(Worker(job_file, stale_s, tmp_path / f"worker{len(workers)}.log", pause_at))
         return workers[-1]
 
     yield begin
@@ -129,6 +152,19 @@ def look() -> Callable[[Path], dict[str, Any]]:
 @pytest.fixture(scope="session")
 def count_lines() -> Callable[[Path], int]:
     return lines
+
+
+@pytest.fixture(scope="session")
+def until() -> Callable[[Callable[[], object], str], None]:
+    """Wait for something."""
+
+    def wait(condition: Callable[[], object], what: str) -> None:
+        end = time.monotonic() + PATIENCE_S
+        while not condition():
+            assert time.monotonic() < end, f"waited in vain for {what}"
+            time.sleep(0.002)
+
+    return wait
 
 
 @pytest.fixture(scope="session")

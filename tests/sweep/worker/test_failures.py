@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -192,14 +191,14 @@ def test_a_disk_that_is_full_from_the_start_is_a_clear_error(sparsemm, small_dis
 
 
 def test_a_disk_that_fills_up_in_the_middle_changes_no_answer(
-    small_disk, tmp_path, make_job, start, look, count_lines
+    small_disk, tmp_path, make_job, start, until, look, count_lines
 ):
     job, calm = make_job(small_disk, "task.limit=24"), make_job(tmp_path / "calm", "task.limit=24")
     assert start(calm).wait() == 0
-    worker = start(job)
-    while count_lines(small_disk) < 40 and worker.process.is_alive():
-        time.sleep(0.005)
+    worker = start(job, pause_at=40)
+    until(lambda: count_lines(small_disk) >= 40, "samples")
     filler = fill(small_disk)
+    worker.go_on()
     assert worker.wait() == 1
     assert "No space left on device. Nothing that was written before is lost." in worker.log.read_text()
     filler.unlink()

@@ -4,7 +4,6 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,13 +11,6 @@ import pytest
 from sparsemm.results.store import Store
 
 LONG = "task.limit=24"  # pages, for tests in which two workers must meet
-
-
-def until(condition: Callable[[], object], what: str, seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, f"waited in vain for {what}"
-        time.sleep(0.002)
 
 
 def finished(root: Path) -> int:
@@ -44,12 +36,13 @@ def test_killed_at_any_moment_and_run_again_equals_undisturbed(
 
 
 def test_killed_after_every_batch_equals_undisturbed(
-    tmp_path, undisturbed, make_job, start, look, count_lines
+    tmp_path, undisturbed, make_job, start, until, look, count_lines
 ):
     """Kills are aimed: as soon as a line is written, then while results are published."""
     job = make_job(tmp_path)
     for _ in range(5):
-        before, worker = count_lines(tmp_path), start(job)
+        before = count_lines(tmp_path)
+        worker = start(job, pause_at=before + 1)
         until(lambda before=before: count_lines(tmp_path) > before, "a sample")
         worker.kill()
     worker = start(job)
@@ -61,20 +54,21 @@ def test_killed_after_every_batch_equals_undisturbed(
 
 @pytest.mark.parametrize("woken", ["while the other works", "after the other has ended"])
 def test_a_worker_that_is_stopped_and_woken_loses_and_doubles_nothing(
-    tmp_path, make_job, start, look, count_lines, woken
+    tmp_path, make_job, start, until, look, count_lines, woken
 ):
     job, calm = make_job(tmp_path / "store", LONG), make_job(tmp_path / "calm", LONG)
     root, stale_s = tmp_path / "store", 1.0
     assert start(calm).wait() == 0
-    first = start(job, stale_s)
+    first = start(job, stale_s, pause_at=200)
     until(lambda: count_lines(root) > 30, "the first worker's samples")
     os.kill(first.pid, signal.SIGSTOP)
+    first.go_on()
     written = count_lines(root)
-    second = start(job, stale_s)
+    second = start(job, stale_s, pause_at=written + 31)
     if woken == "while the other works":
         until(lambda: count_lines(root) > written + 30, "the second worker's samples")
-        assert second.process.is_alive()
-    else:
+    second.go_on()
+    if woken == "after the other has ended":
         assert second.wait() == 0
     os.kill(first.pid, signal.SIGCONT)
     assert (first.wait(), second.wait()) == (0, 0)
@@ -84,16 +78,17 @@ def test_a_worker_that_is_stopped_and_woken_loses_and_doubles_nothing(
 
 
 def test_two_workers_on_one_sweep_share_it_without_doing_anything_twice(
-    tmp_path, make_job, start, look, count_lines
+    tmp_path, make_job, start, until, look, count_lines
 ):
     job, calm = make_job(tmp_path / "store", LONG), make_job(tmp_path / "calm", LONG)
     root = tmp_path / "store"
     assert start(calm).wait() == 0
-    first = start(job)
+    first = start(job, pause_at=11)
     until(lambda: count_lines(root) > 10, "the first worker's samples")
     second = start(job)
+    until(lambda: "7 cells are run by" in second.said(), "the second worker to see the first")
+    first.go_on()
     assert (first.wait(), second.wait()) == (0, 0)
-    assert "7 cells are run by" in second.log.read_text()
     assert look(root) == look(tmp_path / "calm")
     assert count_lines(root) == 7 * (48 + 1), "one file with every sample once and its header"
 

@@ -41,12 +41,11 @@ def test_shards_at_the_same_time_equal_one_job(tmp_path, make_shards, undisturbe
 
 
 def test_a_killed_shard_run_again_equals_one_job(
-    tmp_path, make_shards, undisturbed, look, start, count_lines
+    tmp_path, make_shards, undisturbed, look, start, until, count_lines
 ):
     first, second = make_shards(tmp_path, 2)
-    worker = start(first)
-    while not count_lines(tmp_path):
-        pass
+    worker = start(first, pause_at=1)
+    until(lambda: count_lines(tmp_path), "a sample")
     worker.kill()
     assert run_job(second) == 0
     assert run_job(first) == 0
