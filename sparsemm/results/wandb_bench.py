@@ -17,7 +17,7 @@ from sparsemm.results.wandb_runs import Mirror
 from sparsemm.results.wandb_settings import Tracking
 from sparsemm.results.wandb_sync import sync
 
-GROUP = "bench"  # of the runs, and in their configuration
+GROUP = "bench"  # of the runs, their tag, and in their configuration
 KEYS = {"decode": "ms_per_token", "memory": "peak_gb"}  # of the metrics
 TITLES = {"decode": "Milliseconds per token", "memory": "Peak memory, GB"}
 UNNAMED = ("out",)  # settings that say nothing of what was measured
@@ -40,9 +40,9 @@ def bench_run(bench: Bench, suffix: str = "") -> RunContent:
     return RunContent(
         id=run_id(f"bench-{hashlib.sha256(same.encode()).hexdigest()[:16]}", suffix),
         name=f"bench: {', '.join(shapes)}, {machine.get('device', '?')}"[:120],
-        group=GROUP,
+        report=GROUP,
         job_type="bench",
-        tags=tuple(word[:64] for word in ("bench", *shapes, "GPU" if machine.get("gpu") else "CPU")),
+        tags=tuple(word[:64] for word in (*shapes, "GPU" if machine.get("gpu") else "CPU")),
         config={
             "report": GROUP,
             "shapes": shapes,
@@ -53,6 +53,7 @@ def bench_run(bench: Bench, suffix: str = "") -> RunContent:
         summary={"results": len(rows)},
         tables={"results": (columns, rows)},
         history=_history(found),
+        step="prompt_tokens",
     )
 
 
@@ -99,14 +100,14 @@ class BenchBoard:
                 ws.Section(name=shape, is_open=True, panels=self._panels(shape)) for shape in self.shapes
             ],
             auto_generate_panels=False,
-            runset_settings=ws.RunsetSettings(filters=[ws.Config("report") == GROUP]),
+            runset_settings=ws.RunsetSettings(filters=[ws.Tags().isin([GROUP])]),
         )
 
     def page(self) -> Any:
         """Return wandb-workspaces' Report."""
         import wandb_workspaces.reports.v2 as wr
 
-        runs = wr.Runset(name="bench", filters=f"Config('report') = '{GROUP}'")
+        runs = wr.Runset(name="bench", filters=f"Tags() in ['{GROUP}']")
         blocks: list[Any] = [wr.P(self.sentence), wr.TableOfContents()]
         for shape in self.shapes:
             blocks += [wr.H2(shape), wr.PanelGrid(runsets=[runs], panels=self._panels(shape))]

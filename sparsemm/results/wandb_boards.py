@@ -1,6 +1,8 @@
 """Dashboards of W&B from an experiment: a workspace to explore its cells, and a report with its claim.
 
 Offline they are JSON. Online they are saved once: they are queries, so they show what arrives later.
+They find runs by tags, of which a cell has one per report that shows it. Runs are not grouped: panels would
+show a group's mean in place of its cells.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sparsemm.results.files import read_json, to_line, write_atomically
+from sparsemm.results.wandb_content import tags_of
 
 LINES = ("model", "method", "budget", "rho", "task")  # of the parallel coordinates
 LOG = ("budget",)  # keys whose axis is logarithmic
@@ -21,14 +24,23 @@ AnyBoard = TypeVar("AnyBoard", bound=Any)  # a dataclass with `report`, `entity`
 
 
 @dataclass(frozen=True, kw_only=True)
+class Curves:
+    """A table's curves in the report's run."""
+
+    model: str
+    task: str
+    metrics: Sequence[str]  # a curve each, as `wandb_content.curve_metrics` names them
+
+
+@dataclass(frozen=True, kw_only=True)
 class Board:
     """What the dashboards of a report are about."""
 
-    report: str  # cells have it in their configuration
+    report: str  # cells have it among their tags
     title: str
     sentence: str
     key: str  # what the cells vary, besides the method: budget, rho, a mask's share
-    places: Sequence[tuple[str, str]]  # model, task
+    places: Sequence[Curves]
     project: str
     entity: str | None
 
@@ -87,6 +99,7 @@ def _workspace(board: Board) -> Any:
     import wandb_workspaces.workspaces as ws
 
     sections = [
+        ws.Section(name="Curves", is_open=True, panels=[_curves(board, place) for place in board.places]),
         ws.Section(name="Score", is_open=True, panels=_panels(board, "all cells")),
         ws.Section(
             name="What is kept",
@@ -113,33 +126,25 @@ def _workspace(board: Board) -> Any:
         name=f"sparsemm: {board.report}",
         sections=sections,
         auto_generate_panels=False,
-        runset_settings=ws.RunsetSettings(
-            filters=[ws.Config("report") == board.report], groupby=[ws.Config("method")]
-        ),
+        runset_settings=ws.RunsetSettings(filters=[ws.Tags().isin(tags_of(board.report))]),
     )
 
 
 def _report(board: Board) -> Any:
     import wandb_workspaces.reports.v2 as wr
 
-    def runset(name: str, **wanted: str) -> Any:
-        filters = " and ".join(
-            f"Config('{key}') = '{_quoted(value)}'"
-            for key, value in {"report": board.report, **wanted}.items()
-        )
-        return wr.Runset(name=name, filters=filters, groupby=["config.method"])  # of the report's project
+    def runset(name: str, job_type: str, *tags: str) -> Any:
+        tagged = [f"Tags() in ['{_quoted(tag)}']" for tag in tags_of(board.report, *tags)]
+        filters = " and ".join([*tagged, f"Metric('JobType') = '{job_type}'"])
+        return wr.Runset(name=name, filters=filters)  # of the report's project
 
+    tables = runset("report", "report")
     blocks: list[Any] = [wr.P(board.sentence), wr.TableOfContents()]
-    for model, task in board.places:
-        blocks.append(wr.H2(f"{task}, {model}"))
-        panels = _panels(board, f"{task}, {model}")
-        blocks.append(
-            wr.PanelGrid(runsets=[runset(f"{task}, {model}", model=model, task=task)], panels=panels)
-        )
-    tables = wr.Runset(
-        name="report",
-        filters=f"Config('report') = '{_quoted(board.report)}' and JobType = 'report'",
-    )
+    for place in board.places:
+        name = f"{place.task}, {place.model}"
+        cells = runset(name, "cell", place.model, place.task)
+        panels = [_curves(board, place), *_panels(board, name)]
+        blocks += [wr.H2(name), wr.PanelGrid(runsets=[cells, tables], panels=panels)]
     blocks += [
         wr.H2("Tables, curves and head maps"),
         wr.PanelGrid(runsets=[tables], panels=[wr.WeavePanelSummaryTable(table_name="results")]),
@@ -161,6 +166,19 @@ def made_report(board: Any, blocks: Sequence[Any]) -> Any:
     )
 
 
+def _curves(board: Board, place: Curves) -> Any:
+    import wandb_workspaces.reports.v2 as wr
+
+    return wr.LinePlot(
+        title=f"Score against {board.key}: {place.task}, {place.model}",
+        x=board.key,
+        y=list(place.metrics),
+        log_x=board.key in LOG,
+        title_x=board.key,
+        title_y="score",
+    )
+
+
 def _panels(board: Board, where: str) -> list[Any]:
     import wandb_workspaces.reports.v2 as wr
 
@@ -170,7 +188,7 @@ def _panels(board: Board, where: str) -> list[Any]:
     columns.append(wr.ParallelCoordinatesPlotColumn(wr.SummaryMetric("score")))
     return [
         wr.ScatterPlot(
-            title=f"Score against {board.key}: {where}",
+            title=f"Every cell's score against {board.key}: {where}",
             x=wr.Config(board.key),
             y=wr.SummaryMetric("score"),
             log_x=board.key in LOG,

@@ -11,10 +11,10 @@ from typing import Any
 
 from sparsemm.results.entries import Result
 from sparsemm.results.frames import frame
-from sparsemm.results.names import METRICS
+from sparsemm.results.names import METRICS, variant_texts
 from sparsemm.results.notes import entry_text, title
 from sparsemm.results.page_tables import colors_of, curve_view
-from sparsemm.results.tables import Table
+from sparsemm.results.tables import Row, Table
 
 SUMMARY = {  # ours -> W&B's; intervals are 95 %
     "score": "score",
@@ -36,22 +36,24 @@ class RunContent:
 
     id: str
     name: str
-    group: str
+    report: str  # that shows it; others may show the same cell
     job_type: str  # cell | report | bench
-    tags: tuple[str, ...]
+    tags: tuple[str, ...]  # besides the reports
     config: Mapping[str, Any]
     summary: Mapping[str, Any]
     samples: Sequence[tuple[int, tuple[Any, ...]]] = ()  # index of the sample, its row
     tables: Mapping[str, tuple[list[str], list[list[Any]]]] = field(default_factory=dict)
     curves: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    history: Sequence[Mapping[str, Any]] = ()  # points of a benchmark, by `prompt_tokens`
+    history: Sequence[Mapping[str, Any]] = ()  # points of native charts, by `step`
+    step: str = ""  # what the points vary: budget, rho, prompt_tokens
     fingerprint: str = ""
     images_of: str = ""  # runs that share it have the same images
 
     @property
     def digest(self) -> str:
-        """Return what changes with the content, and with nothing else."""
-        text = json.dumps(vars(self), sort_keys=True, default=str)
+        """Return what changes with the content, and with nothing else: not with the report that shows it."""
+        content = {key: value for key, value in vars(self).items() if key != "report"}
+        text = json.dumps(content, sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -76,7 +78,6 @@ def cell_run(
     provenance = result["provenance"]
     config = {
         **label,
-        "report": report,
         "fingerprint": result["fingerprint"],
         "metric": result["metric"],
         "whole": result.get("whole", False),
@@ -94,9 +95,9 @@ def cell_run(
     return RunContent(
         id=run_id(str(result["fingerprint"]), suffix),
         name=", ".join([str(label["method"]), *words, str(label["task"]), str(label["model"])])[:120],
-        group=report,
+        report=report,
         job_type="cell",
-        tags=_tags(report, label["model"], label["task"], label["method"]),
+        tags=tags_of(label["model"], label["task"], label["method"]),
         config=config,
         summary=summary,
         samples=[(int(record.get("index", 0)), _row(record)) for record in chosen],
@@ -143,14 +144,47 @@ def report_run(
     return RunContent(
         id=run_id(f"report-{report}", suffix),
         name=f"report: {report}",
-        group=report,
+        report=report,
         job_type="report",
-        tags=_tags(report, "report", *models[:3]),
+        tags=tags_of("report", *models[:3]),
         config=config,
         summary={"cells": len(results), "cells_missing": missing},
         tables=content,
         curves=curves,
+        history=_history(tables),
+        step=tables[0].column_key if tables else "",
     )
+
+
+def curve_metrics(table: Table) -> dict[Row, str]:
+    """Return where each row's curve is in the report's run: score/<model>/<task>/<method>.
+
+    W&B takes letters, digits and underscores; more seeds do not change a name.
+    """
+    place = [table.model, table.task]
+    names = {row: [*place, " ".join([row.method, *variant_texts(row.variant)])] for row in table.rows}
+    return {
+        row: "/".join(["score", *(re.sub(r"[^A-Za-z0-9_]", "_", word) for word in words)])
+        for row, words in names.items()
+    }
+
+
+def _history(tables: Sequence[Table]) -> list[dict[str, Any]]:
+    """Scores by what the columns vary, as the cells' summaries have them; nothing where that is no number."""
+    points: dict[float, dict[str, Any]] = {}
+    texts = [str(column) for table in tables for column in table.columns]
+    shares = bool(texts) and all(text.endswith("%") for text in texts)
+    for table in tables:
+        for column in table.columns:
+            try:
+                place = float(str(column).removesuffix("%") if shares else str(column))
+            except ValueError:
+                return []
+            for row, name in curve_metrics(table).items():
+                entry = table.entry(row, column)
+                if entry is not None and entry.score is not None:
+                    points.setdefault(place, {})[name] = entry.score
+    return [{tables[0].column_key: place, **points[place]} for place in sorted(points)]
 
 
 def _wide(table: Table) -> tuple[list[str], list[list[Any]]]:
@@ -193,6 +227,6 @@ def _row(record: Mapping[str, Any]) -> tuple[Any, ...]:
     )
 
 
-def _tags(*words: Any) -> tuple[str, ...]:
+def tags_of(*words: Any) -> tuple[str, ...]:
     """W&B takes tags of 1 to 64 letters."""
     return tuple(dict.fromkeys(str(word)[:64] for word in words if word))

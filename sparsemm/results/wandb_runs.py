@@ -1,7 +1,10 @@
 """Runs of W&B as offline files, which its own `wandb sync` sends. W&B is a mirror: the store is what counts.
 
 <output>/wandb/offline-run-<time>-<id>/   one folder per run; an id comes from a fingerprint
-<output>/wandb/sparsemm.json              what each run held when it was written, and where
+<output>/wandb/sparsemm.json              what each run held when it was written, where, and who shows it
+
+A cell belongs to every report that shows it: W&B has their names as tags. Its group is the first of them, so
+that reports which share cells do not take them from each other.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from typing import Any
 from sparsemm.results.files import read_json, write_atomically
 from sparsemm.results.page import HeadMap
 from sparsemm.results.page_samples import Images
-from sparsemm.results.wandb_content import SAMPLE, RunContent
+from sparsemm.results.wandb_content import SAMPLE, RunContent, tags_of
 from sparsemm.results.wandb_settings import Tracking, import_wandb
 
 IMAGE_SIDE = 512  # pixels
@@ -63,13 +66,16 @@ class Mirror:
                 known = state.of(key)
                 attached = _digest(files) if files and run.job_type == "bench" else None
                 same = known and known["digest"] == run.digest and attached in (None, known.get("files"))
-                if known and same and (self.folder / known["folder"]).is_dir():
+                reports = list(known.get("reports", ())) if known else []
+                shown = run.report in reports
+                if known and same and shown and (self.folder / known["folder"]).is_dir():
                     continue
+                reports += [] if shown else [run.report]
                 wandb = wandb or self._prepared()
-                folder = self._write(wandb, run, small, head_maps, files or {})
+                folder = self._write(wandb, run, reports, small, head_maps, files or {})
                 if known and known["folder"] != folder.name:
                     shutil.rmtree(self.folder / known["folder"], ignore_errors=True)
-                holds = {"digest": run.digest, "folder": folder.name}
+                holds = {"digest": run.digest, "folder": folder.name, "reports": reports}
                 state.put(key, holds | ({"files": attached} if attached else {}))
                 written.append(folder)
         finally:
@@ -88,6 +94,7 @@ class Mirror:
         self,
         wandb: Any,
         run: RunContent,
+        reports: Sequence[str],
         images: Thumbnails,
         head_maps: Sequence[HeadMap],
         files: Mapping[str, Path],
@@ -112,9 +119,9 @@ class Mirror:
             entity=self.tracking.entity,
             id=run.id,
             name=run.name,
-            group=run.group,
+            group=reports[0],
             job_type=run.job_type,
-            tags=list(run.tags),
+            tags=list(tags_of(*reports, *run.tags)),
             config=dict(run.config),
             settings=settings,
         )
@@ -141,12 +148,12 @@ class Mirror:
                     logged[f"heads/{one.model}"] = wandb.Image(str(file), caption=one.caption)
             started.log({**{key: run.summary[key] for key in run.summary}, **logged}, step=0)
             for section in sorted({key.partition("/")[0] for point in run.history for key in point}):
-                started.define_metric(f"{section}/*", step_metric="prompt_tokens", step_sync=False)
+                started.define_metric(f"{section}/*", step_metric=run.step, step_sync=False)
             for step, point in enumerate(run.history, 1):
                 started.log(dict(point), step=step)
             started.summary.update(dict(run.summary))
             if run.job_type in ("report", "bench") and files:
-                artifact = wandb.Artifact(run.id, type=run.job_type, metadata={"report": run.group})
+                artifact = wandb.Artifact(run.id, type=run.job_type, metadata={"report": run.report})
                 for name, file in files.items():
                     artifact.add_file(str(file), name=name)
                 started.log_artifact(artifact)

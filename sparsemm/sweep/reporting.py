@@ -9,8 +9,8 @@ from sparsemm.results.page import Material
 from sparsemm.results.store import Store
 from sparsemm.results.tables import Claim, build_tables, missing_labels
 from sparsemm.results.wandb_bench import bench_run
-from sparsemm.results.wandb_boards import BOARDS, Board, save_once, to_json
-from sparsemm.results.wandb_content import cell_run, report_run
+from sparsemm.results.wandb_boards import BOARDS, Board, Curves, save_once, to_json
+from sparsemm.results.wandb_content import cell_run, curve_metrics, report_run
 from sparsemm.results.wandb_runs import Mirror
 from sparsemm.results.wandb_settings import Tracking
 from sparsemm.results.wandb_sync import sync
@@ -112,7 +112,10 @@ class Reporting:
             title=heading,
             sentence=claim.sentence if claim else "",
             key=claim.columns if claim else "budget",
-            places=[(table.model, table.task) for table in tables],
+            places=[
+                Curves(model=table.model, task=table.task, metrics=list(curve_metrics(table).values()))
+                for table in tables
+            ],
             project=tracking.project,
             entity=tracking.entity,
         )

@@ -16,7 +16,7 @@ import pytest
 from sparsemm import experiments
 from sparsemm.cli import run
 from sparsemm.results.tables import Claim
-from sparsemm.results.wandb_boards import Board, to_json
+from sparsemm.results.wandb_boards import Board, Curves, to_json
 from sparsemm.sweep.claims import experiment_claim
 from tests.results.tracking.offline import runs_like_the_store
 
@@ -184,6 +184,16 @@ def test_whatever_wandb_does_the_report_is_written(sweep, tmp_path, monkeypatch,
     assert list(tmp_path.glob("outputs/reports/*/page.html"))
 
 
+def panels(value: Any) -> list[dict[str, Any]]:
+    """The settings of every panel of a dashboard, in W&B's words."""
+    if isinstance(value, list):
+        return [panel for one in value for panel in panels(one)]
+    if not isinstance(value, dict):
+        return []
+    own = [value["config"]] if "viewType" in value else []
+    return own + [panel for one in value.values() for panel in panels(one)]
+
+
 @pytest.mark.parametrize("entity", [None, "team"])
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_has_dashboards(name, entity, monkeypatch):
@@ -194,12 +204,18 @@ def test_every_experiment_has_dashboards(name, entity, monkeypatch):
         title=claim.title,
         sentence=claim.sentence,
         key=claim.columns,
-        places=[("qwen2_vl_7b", "docvqa"), ("tiny", "it's")],
+        places=[
+            Curves(model="qwen2_vl_7b", task="docvqa", metrics=["score/qwen2_vl_7b/docvqa/full"]),
+            Curves(model="tiny", task="it's", metrics=["score/tiny/its/full"]),
+        ],
         project="p",
         entity=entity,
     )
     found = {kind: json.loads(text) for kind, text in to_json(board).items()}
     for one in found.values():
         spec = json.dumps(one)
-        assert name in spec and claim.columns in spec and "score" in spec
+        assert f'"value": ["{name}"]' in spec and f"config:{claim.columns}.value" in spec
+        (curves,) = [panel for panel in panels(one) if panel.get("metrics") == ["score/tiny/its/full"]]
+        assert curves["xAxis"] == claim.columns
+    assert "it's" in json.dumps(found["report"])
     assert found["report"]["displayName"] == claim.title

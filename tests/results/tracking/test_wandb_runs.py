@@ -10,7 +10,7 @@ import pytest
 
 from sparsemm.results.page import HeadMap
 from sparsemm.results.tables import build_tables
-from sparsemm.results.wandb_content import SUMMARY, cell_run, report_run
+from sparsemm.results.wandb_content import SUMMARY, cell_run, curve_metrics, report_run
 from sparsemm.results.wandb_runs import Mirror
 from sparsemm.results.wandb_settings import Tracking
 from sparsemm.results.wandb_sync import sync
@@ -96,6 +96,52 @@ def test_what_has_not_changed_is_not_written_again_and_what_has_replaces_it(
     assert len(mirror.write(contents(grid, store)[:1], images)) == 1
     found = read(mirror.folder)
     assert len(found) == len(runs) and found[grid[0]["fingerprint"]].summary["score"] == 0.123
+
+
+def test_reports_that_share_cells_show_them_all_and_take_none_from_each_other(
+    grid, store, mirror, images, read
+):
+    def reported(name: str, results: Results) -> int:
+        records = store.cell(grid[0]["fingerprint"]).samples().records
+        runs = [cell_run(one, name, records, 0) for one in results]
+        return len(mirror.write([*runs, report_run(name, "", build_tables(results), results, 0)], images))
+
+    assert reported("table", grid) == len(grid) + 1
+    assert reported("curves", grid[:2]) == 3
+    assert reported("table", grid) == reported("curves", grid[:2]) == 0
+    found = read(mirror.folder)
+    for number, result in enumerate(grid):
+        run = found[result["fingerprint"]]
+        assert run.group == "table" and {"table", "curves"} & set(run.tags) == (
+            {"table", "curves"} if number < 2 else {"table"}
+        )
+    grid[0]["score"] = 0.123
+    assert reported("curves", grid[:2]) == 2
+    assert {"table", "curves"} <= set(read(mirror.folder)[grid[0]["fingerprint"]].tags)
+
+
+def test_the_reports_run_has_the_curves_that_dashboards_draw(make, mirror, images, read):
+    results = [make("full", None, 0.9, entries=100.0)]
+    results += [make("random", 8, 0.3, seed=seed) for seed in range(2)] + [make("sparsemm", 64, 0.8)]
+    tables = build_tables(results)
+    mirror.write([report_run("demo", "", tables, results, 0)], images)
+    (run,) = read(mirror.folder).values()
+    full, random, sparsemm = (f"score/tiny/documents/{method}" for method in ("full", "random", "sparsemm"))
+    assert list(curve_metrics(tables[0]).values()) == [full, sparsemm, random]
+    points = [one for one in run.points if "budget" in one]
+    assert [one["budget"] for one in points] == [8, 64]
+    assert points[0][full] == points[1][full] == results[0]["score"]
+    assert points[1][sparsemm] == results[3]["score"] and sparsemm not in points[0]
+    assert points[0][random] == pytest.approx((results[1]["score"] + results[2]["score"]) / 2)
+
+
+@pytest.mark.parametrize(
+    ("budgets", "places"), [(("10%", "5%"), [5, 10]), (("10%", 64), []), ((8, 64), [8, 64])]
+)
+def test_curves_have_an_axis_where_it_is_a_number(make, budgets, places):
+    results = [make("snapkv", budget, 0.5) for budget in budgets]
+    run = report_run("demo", "", build_tables(results), results, 0)
+    assert [one["budget"] for one in run.history] == places
 
 
 def test_images_that_are_not_at_hand_stop_nothing(grid, store, mirror, read):
