@@ -9,6 +9,7 @@ Its authentication trusts every user of this machine, so never leave one running
 import contextlib
 import getpass
 import os
+import random
 import shutil
 import signal
 import socket
@@ -20,8 +21,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "squeue", "scancel", "scontrol", "sinfo", "srun")
-START_S = 30.0  # until every node is idle; a second where the machine is not busy
-ASK_S = 30.0  # for one client call
+START_S = 120.0  # until every node is idle; a second where the machine is not busy
+ASK_S = 120.0  # for one client call
+PORTS = range(20_000, 32_000)  # below those that the kernel gives to whoever asks for any
 FIRST_ID = 10_000_000  # job ids: below 67,000,000, and others for every cluster
 
 CONF = """\
@@ -252,7 +254,7 @@ def _kill(pid: int, how: signal.Signals) -> None:
         os.kill(pid, how)
 
 
-def _wait_gone(pid: int, seconds: float = 10.0) -> bool:
+def _wait_gone(pid: int, seconds: float = 60.0) -> bool:
     deadline = time.monotonic() + seconds
     while Path(f"/proc/{pid}").exists():
         if time.monotonic() > deadline:
@@ -262,14 +264,12 @@ def _wait_gone(pid: int, seconds: float = 10.0) -> bool:
 
 
 def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
+    found: list[int] = []
+    for port in random.sample(PORTS, 100):
+        with socket.socket() as one, contextlib.suppress(OSError):
+            one.bind(("", port))
+            found.append(port)
+    return found[:count]
 
 
 def _first_id() -> int:

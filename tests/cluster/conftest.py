@@ -53,12 +53,15 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     made.start()
     yield made
     made.stop()
-    holding = [
-        words
-        for pid, _, words in module._processes()
-        if any(path.startswith(f"{made.root}/") for path in module._open(pid))
-    ]
-    assert not holding, "the cluster left processes behind"
+
+    def holding() -> list[str]:
+        found = [(words, module._open(pid)) for pid, _, words in module._processes()]
+        return [words for words, files in found if any(file.startswith(f"{made.root}/") for file in files)]
+
+    deadline = time.monotonic() + PATIENCE_S
+    while left := holding():  # a process that was killed is there for a moment
+        assert time.monotonic() < deadline, f"the cluster left processes behind: {left}"
+        time.sleep(0.1)
 
 
 @pytest.fixture(scope="session")
@@ -121,9 +124,10 @@ class Lab:
         """The logs of all jobs."""
         return "\n".join(f"== {path}\n{path.read_text()}" for path in self.output.rglob("*_log.out"))
 
-    def freeze(self) -> None:
+    def freeze(self, workers: int = 1) -> None:
         """Stop the workers where they are, so that tests are no race; scancel lets them go on."""
-        self.until(lambda: self.lines() > 12)
+        beats = self.store.workers
+        self.until(lambda: self.lines() > 12 and len(list(beats.glob("*.json"))) >= workers)
         self._signal(signal.SIGSTOP)
 
     def thaw(self) -> None:

@@ -7,9 +7,10 @@ TWO = ("task=documents,charts",)
 
 def test_a_sweep_on_two_nodes_equals_one_here(lab, undisturbed, same_table):
     job = lab.submit(*TWO, "hydra.launcher.cpus=2")
-    lab.until(lambda: lab.states(job) == {"RUNNING"})
+    lab.freeze(workers=2)
     shown = lab.call("status", *lab.grid, *TWO)
     assert {f"SLURM {job}_{n}: running on n{n + 1}" for n in (0, 1)} <= set(shown.splitlines())
+    lab.thaw()
     lab.finish()
     assert lab.states(job) == {"COMPLETED"}
     lab.call("report", *lab.grid, *TWO)
