@@ -1,127 +1,34 @@
 """hydra/launcher=slurm: submits a sweep's jobs as arrays through submitit, and returns."""
 
 import contextlib
+import io
 import os
 import re
 import shutil
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from shlex import quote
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 
-from sparsemm.config import check_target
 from sparsemm.results.store import Store
 from sparsemm.sweep import slurm
 from sparsemm.sweep.arrays import arrays
 from sparsemm.sweep.errors import CellsFailed, UnusableConfiguration
 from sparsemm.sweep.plan import count
 from sparsemm.sweep.slurm_job import SlurmTask, patient_python
+from sparsemm.sweep.slurm_parameters import KEY, SlurmParameters
+from sparsemm.sweep.status import program
 from sparsemm.sweep.submission import Part, Submission, secrets
 from sparsemm.sweep.submitted import Submissions, Submitted, jobs_of, states
 
-_KEY = "hydra.launcher"
 MOST = 1000  # jobs of one array: their files lie in one folder
+OF_THE_CLUSTER = ("SLURM_CONF", "SLURM_JWT", "SLURM_CLUSTERS", "SLURM_TIME_FORMAT")  # not of an allocation
 NOT_OURS = "job_file must be given: hydra/launcher=slurm runs the jobs of the project's own sweeper"
-
-
-@dataclass(frozen=True, kw_only=True)
-class SlurmParameters:
-    """What conf/hydra/launcher/slurm.yaml describes.
-
-    Raises:
-        ValueError: a value that no job could have.
-    """
-
-    partition: str | None
-    account: str | None
-    qos: str | None
-    time_min: int
-    gpus: int
-    cpus: int
-    mem_gb: int | float | None
-    exclusive: bool
-    workers: int
-    array_parallelism: int
-    job_minutes: int
-    max_timeouts: int
-    signal_s: int
-    setup: list[str]
-    environment: dict[str, Any]
-    sbatch: dict[str, Any]
-    wait: bool
-    poll_s: int | float
-
-    def __post_init__(self) -> None:
-        for name in ("time_min", "cpus", "workers", "array_parallelism", "job_minutes", "signal_s"):
-            _at_least(1, name, getattr(self, name))
-        for name in ("gpus", "max_timeouts"):
-            _at_least(0, name, getattr(self, name))
-        for name in self.environment:
-            if not str(name).isidentifier():
-                raise ValueError(f"{_KEY}.environment: {name} is no name of a variable. Correct it.")
-        passed = (os.environ.get("SBATCH_EXPORT") or str(self.sbatch.get("export", "ALL"))).split(",")
-        for name in secrets(self.environment):
-            if not {"ALL", name} & set(passed):
-                raise ValueError(
-                    f"{_KEY}.environment.{name}: secrets reach jobs through sbatch's own environment, and "
-                    f"its export={','.join(passed)} keeps this one back. Add {name} or ALL to it."
-                )
-
-    @classmethod
-    def of(cls, given: Mapping[str, Any]) -> "SlurmParameters":
-        """Parameters as Hydra gives them.
-
-        Raises:
-            ValueError: an unknown parameter, one that is missing, or a value of another type.
-        """
-        check_target(_KEY, {"_target_": f"{cls.__module__}.{cls.__name__}", **given})
-        return cls(**given)
-
-    def for_submitit(self, name: str, after: Sequence[str] = ()) -> dict[str, Any]:
-        """Parameters of submitit's SLURM executor for jobs that wait for others to end well."""
-        waits = {"dependency": f"afterok:{':'.join(after)}", "kill-on-invalid-dep": "yes"} if after else {}
-        if after and self.sbatch.get("dependency"):
-            waits["dependency"] += f",{self.sbatch['dependency']}"
-        optional = {
-            "partition": self.partition,
-            "account": self.account,
-            "qos": self.qos,
-            "mem": f"{int(self.mem_gb * 1024)}MB" if self.mem_gb else None,
-            "gpus_per_node": self.gpus or None,
-            "exclusive": self.exclusive or None,
-            "additional_parameters": {"requeue": True, **self.sbatch, **waits},
-        }
-        return {
-            "job_name": name,
-            "time": self.time_min,
-            "nodes": 1,
-            "ntasks_per_node": self.workers,
-            "cpus_per_task": self.cpus,
-            "array_parallelism": self.array_parallelism,
-            "signal_delay_s": self.signal_s,
-            "stderr_to_stdout": True,
-            "setup": list(self._setup()),
-            **{key: value for key, value in optional.items() if value is not None},
-        }
-
-    def _setup(self) -> Iterator[str]:
-        yield "export PYTHONSAFEPATH=1"  # a folder of the working directory shadows no installed package
-        yield f"export OMP_NUM_THREADS={self.cpus}"
-        yield from self.setup
-        hidden = secrets(self.environment)
-        for name, value in self.environment.items():
-            if name not in hidden:
-                yield f"export {name}={quote(str(value))}"
-
-
-def _at_least(least: int, name: str, value: int) -> None:
-    if value < least:
-        raise ValueError(f"{_KEY}.{name}={value}: must be at least {least}. Set {_KEY}.{name}.")
 
 
 def check(given: Mapping[str, Any]) -> SlurmParameters:
@@ -139,10 +46,10 @@ def check(given: Mapping[str, Any]) -> SlurmParameters:
         raise UnusableConfiguration(
             'hydra/launcher=slurm needs submitit. Install it: pip install "sparsemm[slurm]"'
         ) from error
-    for program in ("sbatch", "srun", "squeue"):
-        if shutil.which(program) is None:
+    for needed in ("sbatch", "srun", "squeue"):
+        if shutil.which(needed) is None:
             raise UnusableConfiguration(
-                f"hydra/launcher=slurm: there is no {program} on this machine's PATH. Run this on a login "
+                f"hydra/launcher=slurm: there is no {needed} on this machine's PATH. Run this on a login "
                 "node of the cluster, or leave hydra/launcher out to run here."
             )
     return parameters
@@ -155,9 +62,10 @@ def launch(parameters: SlurmParameters, folder: Path, overrides: Sequence[Sequen
         UnusableConfiguration: sbatch refuses; nothing was submitted.
         CellsFailed: sbatch refuses a later array.
     """
-    if "%" in str(folder):
+    if misread := set("%\\") & set(str(folder)):
         raise UnusableConfiguration(
-            f"output={folder.parents[1]}: SLURM takes % in a log path for a pattern. Give another output."
+            f"output={folder.parents[1]}: SLURM takes {misread.pop()} in a log path for a pattern. "
+            "Give another output."
         )
     files = [_job_file(one) for one in overrides]
     known = Submissions(Store(folder.parents[1]))
@@ -187,7 +95,12 @@ def launch(parameters: SlurmParameters, folder: Path, overrides: Sequence[Sequen
         what = "head search, " if part.search else ""
         jobs_of_part = what + count(len(part.jobs), "job") + "".join(f", after {one}" for one in before)
         print(f"SLURM {submission.parts[number].id}: {jobs_of_part}, logs in {part.folder}", flush=True)
-    failed = _wait(submission, parameters.poll_s) if parameters.wait else {}
+    try:
+        failed = _wait(submission, parameters.poll_s) if parameters.wait else {}
+    except KeyboardInterrupt:
+        follow = f"`{program()} status watch=true` follows them, `{program()} cancel` ends them."
+        print(f"\nNo longer waited for: the jobs go on in SLURM. {follow}", file=sys.stderr)
+        raise
     return [_returned(one, failed.get(str(file))) for one, file in zip(overrides, files, strict=True)]
 
 
@@ -206,22 +119,29 @@ def _submit(parameters: SlurmParameters, part: Part, after: Sequence[str]) -> st
     executor.update_parameters(**parameters.for_submitit(part.name, after))
     task = SlurmTask(max(1, parameters.signal_s * 2 // 3))
     try:
-        with _kept_back(parameters.environment, part.folder):
+        with _own_environment(parameters.environment, part.folder), contextlib.redirect_stderr(io.StringIO()):
             jobs = executor.map_array(task, [[str(file) for file in job.files] for job in part.jobs])
     except (FailedJobError, FailedSubmissionError, OSError) as error:
         said = re.findall(r"^sbatch: (?:error: )?(.*)$", str(error), re.MULTILINE) or [str(error)]
         words = ". ".join(dict.fromkeys(line.rstrip(".") for line in said))
         raise _Refused(
-            f"sbatch says: {words}. Change {_KEY}.partition, account, qos, time_min or gpus; `sinfo -s` "
-            "lists partitions and their limits."
+            f"sbatch says: {words}. Where it refuses a parameter, change {KEY}.partition, account, qos, "
+            'time_min, gpus, cpus, mem_gb or sbatch; `sinfo -o "%P %l %c %m %G"` lists what partitions have.'
         ) from error
     return str(jobs[0].job_id).partition("_")[0]
 
 
 @contextlib.contextmanager
-def _kept_back(environment: Mapping[str, Any], folder: Path) -> Iterator[None]:
-    """Secrets are variables of sbatch, which hands them to jobs; its scripts are for their owner alone."""
+def _own_environment(environment: Mapping[str, Any], folder: Path) -> Iterator[None]:
+    """What sbatch sees, and hands to jobs: secrets, and nothing of an allocation that this runs in.
+
+    Its scripts are for their owner alone.
+    """
     before = dict(os.environ)
+    if "SLURM_JOB_ID" in before:  # srun in the new jobs would take the old one's memory and tasks for theirs
+        for name in before:
+            if name.startswith(("SLURM_", "SRUN_")) and name not in OF_THE_CLUSTER:
+                del os.environ[name]
     os.environ.update({name: str(environment[name]) for name in secrets(environment)})
     try:
         yield

@@ -26,7 +26,8 @@ def test_a_secret_reaches_the_jobs_and_no_file_that_others_can_read(tmp_path, se
     assert "HF_TOKEN=hidden1\n" in (sent / "env").read_text()
     script = (sent / "scripts" / "0").read_text()
     assert "hidden1" not in script and "export HF_HOME=/hub" in script
-    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    found = (tmp_path / "out").rglob("*")  # the code.diff of a working tree may be about these very words
+    files = [path for path in found if path.is_file() and path.name != "code.diff"]
     assert files and not [path for path in files if b"hidden1" in path.read_bytes()]
     told = [path for path in files if b"module load x" in path.read_bytes()]
     assert told and {path.stat().st_mode & 0o077 for path in told} == {0}

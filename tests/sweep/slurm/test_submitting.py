@@ -1,6 +1,7 @@
 """What the launcher hands to sbatch, and what it refuses."""
 
 import json
+import os
 import re
 import time
 
@@ -10,8 +11,9 @@ from sparsemm import cli
 from sparsemm.results.store import Store
 from sparsemm.sweep.errors import CellsFailed, UnusableConfiguration
 from sparsemm.sweep.jobs import last_sweep
-from sparsemm.sweep.launcher import SlurmParameters, check, launch
+from sparsemm.sweep.launcher import check, launch
 from sparsemm.sweep.plan import Sizing
+from sparsemm.sweep.slurm_parameters import SlurmParameters
 from sparsemm.sweep.submission import Submission
 from sparsemm.sweep.submitted import Submissions
 
@@ -31,19 +33,50 @@ def test_1000_jobs_are_arrays_within_the_limit_in_seconds(tmp_path, fake, defaul
     assert submission.parts[2].jobs[197].cells == (f"{999:020x}",)
 
 
-def test_sbatchs_own_words_are_shown(tmp_path, fake, defaults, overrides):
+def test_sbatchs_own_words_are_shown_once(tmp_path, fake, defaults, overrides, capsys):
     fake(accepts=0)
     folder = tmp_path / "out" / "sweeps" / "mine"
     with pytest.raises(
         UnusableConfiguration, match=r"sbatch says: Batch job .*Invalid partition name specified"
     ):
         launch(SlurmParameters.of(defaults), folder, overrides(folder, 2))
+    assert "Invalid partition" not in capsys.readouterr().err
+
+
+def test_nothing_of_an_allocation_that_a_sweep_is_submitted_from_reaches_its_jobs(
+    tmp_path, fake, defaults, overrides, monkeypatch
+):
+    """Else srun ends them: SLURM_MEM_PER_CPU and SLURM_MEM_PER_NODE are mutually exclusive."""
+    root, folder = fake(), tmp_path / "out" / "sweeps" / "mine"
+    for name, value in {"SLURM_JOB_ID": "5", "SLURM_MEM_PER_CPU": "100", "SLURM_CONF": "there"}.items():
+        monkeypatch.setenv(name, value)
+    (root / "sbatch").write_text(f"#!/bin/sh\nenv >{root}/env\necho Submitted batch job 7\n")
+    launch(SlurmParameters.of(defaults), folder, overrides(folder, 1))
+    known = (root / "env").read_text()
+    assert "SLURM_CONF=there" in known and "SLURM_MEM_PER_CPU" not in known
+    assert os.environ["SLURM_MEM_PER_CPU"] == "100"
+
+
+def test_who_stops_waiting_is_told_that_the_jobs_go_on(
+    tmp_path, fake, defaults, overrides, monkeypatch, capsys
+):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    fake()
+    monkeypatch.setattr("sparsemm.sweep.launcher._wait", interrupted)
+    folder = tmp_path / "out" / "sweeps" / "mine"
+    with pytest.raises(KeyboardInterrupt):
+        launch(SlurmParameters.of(defaults | {"wait": True}), folder, overrides(folder, 1))
+    assert "the jobs go on in SLURM" in capsys.readouterr().err
 
 
 def test_an_output_folder_that_slurm_would_misread_is_refused(tmp_path, fake, defaults):
     fake()
-    with pytest.raises(UnusableConfiguration, match=r"/100%: SLURM takes % in a log path"):
-        launch(SlurmParameters.of(defaults), tmp_path / "100%" / "sweeps" / "mine", [])
+    for name, sign in (("100%", "%"), ("back\\slash", "\\")):
+        words = re.escape(f"/{name}: SLURM takes {sign} in a log path")
+        with pytest.raises(UnusableConfiguration, match=words):
+            launch(SlurmParameters.of(defaults), tmp_path / name / "sweeps" / "mine", [])
 
 
 def test_other_sweepers_jobs_are_refused(tmp_path, fake, defaults):
@@ -76,6 +109,7 @@ def test_every_parameter_of_the_command_line_becomes_a_line_of_the_script(tmp_pa
         assert f"#SBATCH --{flag}\n" in script
     for line in ("module load x", "export A='b c'", "export B=1", "export PYTHONSAFEPATH=1"):
         assert f"{line}\n" in script
+    assert "--cpus-per-task=3" in script.split("# command")[1], "srun has them of its own since SLURM 22.05"
 
 
 @pytest.mark.parametrize("name", ["slurm", "slurm_node", "slurm_cpu"])
@@ -95,6 +129,10 @@ def test_every_preset_is_usable_as_it_stands(preset, fake, name):
         ({"time_min": "4h"}, "hydra.launcher.time_min=4h: must be a whole number"),
         ({"time_min": 0}, "hydra.launcher.time_min=0: must be at least 1"),
         ({"environment": {"A-B": 1}}, "A-B is no name of a variable"),
+        ({"poll_s": 0}, "hydra.launcher.poll_s=0: must be at least 0.1"),
+        ({"time_min": 2}, "signal_s=90: must be at most half of time_min=2, that is 60"),
+        ({"sbatch": {"time": 60}}, "hydra.launcher.sbatch.time: set hydra.launcher.time_min"),
+        ({"sbatch": {"job_name": "mine"}}, "hydra.launcher.sbatch.job_name: the launcher sets it"),
     ],
 )
 def test_a_parameter_that_no_job_could_have_is_refused(defaults, given, words):
