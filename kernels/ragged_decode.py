@@ -74,18 +74,16 @@ def attend_chunk(
     segment = tl.load(segments + tl.program_id(0))
     chunk = tl.load(chunks + tl.program_id(0))
     length = tl.load(lengths + segment).to(tl.int32)
-    begin, size = _bounds(chunk)
-    end = tl.minimum(begin + size, length)
-    if begin >= length:
-        return
     start = tl.load(starts + segment).to(tl.int64)
+    place = (tl.load(firsts + segment) + chunk).to(tl.int64)
+    begin, size = _bounds(chunk)
+    end = tl.minimum(begin + size, length)  # a return here would let the other loads wait for the length
     group = tl.arange(0, BLOCK_G)
     dims = tl.arange(0, BLOCK_D)
     row = (segment // H).to(tl.int64)
     first_head = (segment % H) * G
     query_at = row * query_row + (first_head + group)[:, None] * query_head + dims[None, :]
-    here = (group < G)[:, None] & (dims < D)[None, :]
-    query = tl.load(queries + query_at, mask=here, other=0.0)
+    query = tl.load(queries + query_at, mask=(group < G)[:, None] & (dims < D)[None, :], other=0.0)
     top = tl.full([BLOCK_G], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_G], tl.float32)
     out = tl.zeros([BLOCK_G, BLOCK_D], tl.float32)
@@ -111,10 +109,11 @@ def attend_chunk(
         else:
             out += dot(weights.to(value.dtype), value)
         top = higher
-    place = (tl.load(firsts + segment) + chunk).to(tl.int64)
     out_at = (place * G + group)[:, None] * D + dims[None, :]
-    tl.store(partial + out_at, out / total[:, None], mask=here)
-    tl.store(sums + place * G + group, top + tl.log2(total), mask=group < G)
+    in_use = (group < G) & (begin < length)
+    total = tl.where(begin < length, total, 1.0)
+    tl.store(partial + out_at, out / total[:, None], mask=in_use[:, None] & (dims < D)[None, :])
+    tl.store(sums + place * G + group, top + tl.log2(total), mask=in_use)
 
 
 @triton.jit
@@ -158,9 +157,15 @@ def combine_chunks(
 
 
 def blocks(group: int, dim: int, dtype: torch.dtype) -> dict[str, int]:
-    """Tile sizes: at least 16 query heads for the tensor cores, or one without them."""
+    """Tile sizes: 16 query heads or more for the tensor cores, however few there are.
+
+    Their operands are copied ahead into shared memory. Loads into registers, which one query head in float32
+    has, are not: the assembler moves each behind the use of the one before, to save registers.
+    """
     block_d = max(16, triton.next_power_of_2(dim))
-    block_g = 1 if group == 1 else max(16, triton.next_power_of_2(group))
+    block_g = max(16, triton.next_power_of_2(group))
+    if group == 1 and dtype == torch.float32:
+        block_g = 1  # sixteen times the work without tensor cores
     row_bytes = block_d * dtype.itemsize
     block_t = 64 if row_bytes <= 256 else 32 if row_bytes <= 512 else 16
     if block_g > 1 and dtype == torch.float32:

@@ -50,6 +50,7 @@ def report(name, kernel, dtype, target, constants, warps, scalars=()):
     found = re.search(r"REG:(\d+) STACK:(\d+)", usage.stdout)
     row = {"kernel": name, "sm": target, "dtype": TYPES[dtype], "shared_kb": built.metadata.shared // 1024}
     row |= {key: value for key, value in constants.items() if key in ("G", "D")}
+    row["copied_ahead"] = built.asm["ptx"].count("cp.async.cg.shared.global")
     print(json.dumps({**row, "registers": int(found[1]), "spilled_bytes": int(found[2])}), flush=True)
 
 

@@ -7,14 +7,16 @@
 
 #include <cmath>
 #include <cstring>
+#include <deque>
 #include <memory>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 #define __global__
 #define __device__
 #define __host__
-#define __launch_bounds__(threads)
+#define __launch_bounds__(...)
 #define __shared__ static
 
 struct uint4 {
@@ -32,6 +34,13 @@ static ucontext_t scheduler, fibers[COUNT];
 static bool finished[COUNT];
 static char met[COUNT];  // what a fiber waits at
 static double values[COUNT];
+struct Copy {
+  uint4* to;
+  const uint4* from;
+  bool here;
+};
+static std::vector<Copy> asked[COUNT];
+static std::deque<std::vector<Copy>> steps[COUNT];
 static bool failed;
 static void (*body)(void**);
 static void** arguments;
@@ -54,6 +63,8 @@ inline void run_block() {
   static std::unique_ptr<char[]> stacks(new char[COUNT * STACK]);
   for (int i = 0; i < COUNT; i++) {
     finished[i] = false;
+    asked[i].clear();
+    steps[i].clear();
     getcontext(&fibers[i]);
     fibers[i].uc_stack.ss_sp = stacks.get() + i * STACK;
     fibers[i].uc_stack.ss_size = STACK;
@@ -91,6 +102,16 @@ T __shfl_xor_sync(unsigned int, T value, int apart) {
   return found;
 }
 
+template <class T>
+T __shfl_sync(unsigned int, T value, int lane) {
+  const int me = threadIdx.x;
+  emulation::values[me] = value;
+  emulation::wait('f');
+  const T found = static_cast<T>(emulation::values[me / 32 * 32 + lane]);
+  emulation::wait('g');
+  return found;
+}
+
 inline unsigned int __ballot_sync(unsigned int, bool vote) {
   const int me = threadIdx.x;
   emulation::values[me] = vote;
@@ -100,6 +121,21 @@ inline unsigned int __ballot_sync(unsigned int, bool vote) {
     votes |= static_cast<unsigned int>(emulation::values[me / 32 * 32 + lane] != 0) << lane;
   emulation::wait('w');
   return votes;
+}
+
+// What is copied ahead is NaN until it has been waited for.
+inline void copy_ahead(uint4* to, const uint4* from, bool here) {
+  std::memset(to, 0xff, sizeof(*to));
+  emulation::asked[threadIdx.x].push_back({to, from, here});
+}
+inline void end_of_step() {
+  emulation::steps[threadIdx.x].push_back(std::exchange(emulation::asked[threadIdx.x], {}));
+}
+template <int LEFT>
+void wait_for_steps() {
+  auto& steps = emulation::steps[threadIdx.x];
+  for (; steps.size() > LEFT; steps.pop_front())
+    for (const auto& copy : steps.front()) *copy.to = copy.here ? *copy.from : uint4{};
 }
 
 inline int __popc(unsigned int bits) { return __builtin_popcount(bits); }

@@ -34,3 +34,10 @@ def test_no_kernel_spills_registers_or_needs_more_shared_memory_than_there_is(re
     }  # fmt: skip
     assert [row for row in resources if row["spilled_bytes"]] == []
     assert [row for row in resources if row["shared_kb"] > SHARED_KB[row["sm"]]] == []
+
+
+def test_attention_copies_keys_and_values_ahead_of_their_use(resources):
+    """Three steps of 8 copies of a thread or more. Loads into registers would wait for each other."""
+    half = [row for row in resources if row["kernel"] == "attend_chunk" and row["dtype"] != "fp32"]
+    assert {row["G"] for row in half} == {1, 7}
+    assert [row for row in half if row["copied_ahead"] < 3 * 8] == []
