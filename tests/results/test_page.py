@@ -174,8 +174,9 @@ def test_samples_are_browsed_and_filtered(browser):
     assert browser.find_elements("css selector", "#sample mark")
     browser.find_element("xpath", "//button[contains(., 'next')]").click()
     assert place() == "3 of 12"
-    width = browser.execute_script("return document.querySelector('.picture img').naturalWidth")
-    assert width == 64
+    decoded = "const image = document.querySelector('.picture img'), done = arguments[0];"
+    decoded += "image.decode().then(() => done(image.naturalWidth))"  # it comes a moment after its element
+    assert browser.execute_async_script(decoded) == 64
     browser.find_element("id", "only").click()
     assert place() == "1 of 6"
 

@@ -66,6 +66,7 @@ def tracked(arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> T
             patch.setenv(name, secret)
         patch.chdir(folder)
         patch.setattr("sys.argv", ["sparsemm"])
+        patch.setattr("sparsemm.sweep.reporting.PATIENCE_S", 0.0)
         assert run(["run", *arguments, "tracking=offline", "tracking.samples=1"]) == 0
     return Tracked(folder, secret, said.getvalue())
 
@@ -77,6 +78,7 @@ def _results(folder: Path) -> dict[str, dict[str, Any]]:
 
 def test_a_sweep_is_in_wandb_offline_completely_and_once(tracked, monkeypatch, capsys):
     assert "W&B: 3 of 3 runs are new or changed" in tracked.said
+    assert "W&B: copying: 100%" in tracked.said
     cells, report = runs_like_the_store(tracked.folder / "outputs")
     assert len(cells) == 2
     assert all(len(one.table("samples")["data"]) == 1 for one in cells.values())
@@ -124,7 +126,7 @@ def test_a_line_that_is_cut_costs_no_cell_and_the_next_report_completes_wandb(
     assert (said.out + said.err).count("could not be sent") == 1
     assert not server.views
     server.down, server.down_after = False, None
-    monkeypatch.setattr("sparsemm.results.wandb_sync.LIMIT_S", 60.0)
+    monkeypatch.setattr("sparsemm.results.wandb_sync.LIMIT_S", 300.0)
     assert run(["sync"]) == 0
     assert set(server.runs) >= set(_results(tmp_path / "outputs")) and len(server.runs) == 3
     capsys.readouterr()

@@ -169,6 +169,20 @@ def test_sync_sends_every_run_once_with_the_values_of_the_store(grid, store, mir
     assert str(again).startswith("W&B: sent 0 runs; 26 were there.")
 
 
+def test_sending_says_how_far_it_is(grid, store, mirror, images, monkeypatch, server):
+    def send(runs: Any, *_: Any) -> str:
+        for run in runs:
+            (file,) = run.glob("run-*.wandb")
+            file.with_name(f"{file.name}.synced").touch()
+        return ""
+
+    monkeypatch.setattr("sparsemm.results.wandb_sync._send", send)
+    monkeypatch.setattr("sparsemm.results.wandb_sync.AT_ONCE", 2)
+    mirror.write(contents(grid, store)[:3], images)
+    told: list[int] = []
+    assert len(sync(mirror.folder, tried=told.append).sent) == sum(told) == 3 and told == [2, 1]
+
+
 def test_a_run_that_changed_is_sent_again_under_its_id(grid, store, mirror, images, server):
     mirror.write(contents(grid, store)[:1], images)
     sync(mirror.folder)
@@ -200,10 +214,10 @@ def test_a_run_that_was_deleted_in_wandb_is_named_and_a_new_suffix_makes_it_anew
 ):
     server.deleted.add(grid[0]["fingerprint"])
     mirror.write(contents(grid, store)[:2], images)
-    done = sync(mirror.folder, limit_s=20)
+    done = sync(mirror.folder)
     assert done.failed == (grid[0]["fingerprint"],) and "tracking.suffix=again" in done.reason
     mirror.write(contents(grid, store, suffix="again")[:1], images)
-    assert sync(mirror.folder, limit_s=20).sent == (f"{grid[0]['fingerprint']}-again",)
+    assert sync(mirror.folder).sent == (f"{grid[0]['fingerprint']}-again",)
 
 
 def test_a_key_is_asked_for_before_any_work(monkeypatch, tmp_path):
