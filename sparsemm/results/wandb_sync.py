@@ -8,9 +8,10 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlparse
 
 from sparsemm.results.wandb_settings import has_key, import_wandb
@@ -60,8 +61,13 @@ def offline_runs(folder: Path) -> tuple[list[Path], list[Path]]:
     return waiting, sent
 
 
-def sync(folder: Path, limit_s: float | None = None) -> Sent:
+def sync(folder: Path, limit_s: float | None = None, tried: Callable[[int], Any] = int) -> Sent:
     """Send every run that waits in `folder`.
+
+    Args:
+        folder: <output>/wandb.
+        limit_s: for a call of wandb sync.
+        tried: is told how many runs each call was about.
 
     Raises:
         ValueError: wandb is not installed, or nobody is logged in.
@@ -78,9 +84,11 @@ def sync(folder: Path, limit_s: float | None = None) -> Sent:
     if reason := _unreachable():
         return Sent((), len(sent), tuple(map(_id, waiting)), reason)
     for start in range(0, len(waiting), AT_ONCE):
-        said = _send(waiting[start : start + AT_ONCE], folder, limit_s or LIMIT_S)
+        some = waiting[start : start + AT_ONCE]
+        said = _send(some, folder, limit_s or LIMIT_S)
         reason = reason or said
-        if said and not any(_sent(run) for run in waiting[start : start + AT_ONCE]):
+        tried(len(some))
+        if said and not any(map(_sent, some)):
             break  # nothing goes up: the others would wait in vain
     done = [run for run in waiting if _sent(run)]
     failed = [run for run in waiting if run not in done]

@@ -1,7 +1,8 @@
 """A report and its copy in W&B. W&B is a mirror: whatever goes wrong there is said once and stops nothing."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from sparsemm.results.files import write_atomically
@@ -10,20 +11,22 @@ from sparsemm.results.store import Store
 from sparsemm.results.tables import Claim, build_tables, missing_labels
 from sparsemm.results.wandb_bench import bench_run
 from sparsemm.results.wandb_boards import BOARDS, Board, Curves, save_once, to_json
-from sparsemm.results.wandb_content import cell_run, curve_metrics, report_run
+from sparsemm.results.wandb_content import RunContent, cell_run, curve_metrics, report_run
 from sparsemm.results.wandb_runs import Mirror
 from sparsemm.results.wandb_settings import Tracking
-from sparsemm.results.wandb_sync import sync
+from sparsemm.results.wandb_sync import Sent, offline_runs, sync
 from sparsemm.sweep.claims import experiment_claim
 from sparsemm.sweep.compose import Composer
 from sparsemm.sweep.errors import CellsFailed, UnusableConfiguration
 from sparsemm.sweep.jobs import labels_of
 from sparsemm.sweep.pictures import material_of
+from sparsemm.sweep.progress import progress
 from sparsemm.sweep.published import Published
 from sparsemm.sweep.status import Labels, Subject
 
 Results = list[dict[str, Any]]
 FILES = ("table.md", "table.csv", "table.tex", "figure.png", "figure.svg", "page.html")
+PATIENCE_S = 2.0  # copying or sending that takes longer shows how far it is
 
 
 def send(store: Store) -> None:
@@ -34,12 +37,18 @@ def send(store: Store) -> None:
         CellsFailed: something could not be sent.
     """
     try:
-        done = sync(store.root / "wandb")
+        done = _sent(store.root / "wandb")
     except ValueError as error:
         raise UnusableConfiguration(str(error)) from error
     print(done)
     if done.failed:
         raise CellsFailed(f"{len(done.failed)} runs were not sent.")
+
+
+def _sent(folder: Path) -> Sent:
+    waiting, _ = offline_runs(folder)
+    with progress(len(waiting), 0, "W&B: sending", "run", PATIENCE_S) as bar:
+        return sync(folder, tried=bar.update)
 
 
 @dataclass(frozen=True)
@@ -91,17 +100,7 @@ class Reporting:
         missing = len(missing_labels([result["label"] for result in found], labels))
         heading = claim.title if claim else name
         mirror = Mirror(self.store.root, tracking)
-        cells = (
-            cell_run(
-                result,
-                name,
-                self.store.cell(result["fingerprint"]).samples().records,
-                tracking.samples,
-                tracking.suffix,
-            )
-            for result in found
-        )
-        written = mirror.write(cells, material.images)
+        written = mirror.write(self._cells(name, found), material.images)
         whole = report_run(name, heading, tables, found, missing, tracking.suffix)
         files = {file: folder / file for file in FILES if (folder / file).is_file()}
         written += mirror.write([whole], material.images, material.head_maps, files)
@@ -125,6 +124,13 @@ class Reporting:
         said = f"W&B: {len(written)} of {total} runs are new or changed, in {mirror.folder}"
         if tracking.mode == "offline":
             return f"{said}\nSend them where there is internet: sparsemm sync"
-        sent = sync(mirror.folder)
+        sent = _sent(mirror.folder)
         saved = "" if sent.failed else save_once(board, mirror.folder / "boards.json")  # a cut line stays cut
         return f"{said}\n{sent}{saved}"
+
+    def _cells(self, name: str, found: Results) -> Iterator[RunContent]:
+        with progress(len(found), 0, "W&B: copying", "run", PATIENCE_S) as bar:
+            for result in found:
+                records = self.store.cell(result["fingerprint"]).samples().records
+                yield cell_run(result, name, records, self.tracking.samples, self.tracking.suffix)
+                bar.update()

@@ -1,6 +1,7 @@
 """Long work shows itself: a bar with rate and time left in a terminal, plain lines in a log file."""
 
 import io
+import os
 import re
 import sys
 
@@ -38,6 +39,27 @@ def test_a_terminal_has_one_line_with_rate_and_time_left(monkeypatch):
     assert text.count("\n") == 1 and text.count("\r") >= 4  # drawn anew in place
     drawn = [match[1] for line in text.split("\r") if (match := RATE_AND_LEFT.search(line))]
     assert drawn[0] == "2" and drawn[-1] == "8"
+
+
+def test_a_terminal_that_does_not_say_its_width_has_the_line_too(monkeypatch):
+    pty = pytest.importorskip("pty", reason="needs a system with pseudo-terminals")
+    ours, theirs = pty.openpty()  # its width is 0
+    with os.fdopen(theirs, "w") as terminal, monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", terminal)
+        with progress(8, 2, "3 cells") as bar:
+            bar.update(6)
+        terminal.flush()
+        text = os.read(ours, 65536).decode()
+    os.close(ours)
+    assert RATE_AND_LEFT.search(text)[1] == "8"
+
+
+def test_short_work_shows_nothing(monkeypatch):
+    stream = Stream(terminal=True)
+    monkeypatch.setattr(sys, "stderr", stream)
+    with progress(8, 0, "3 cells", after_s=60.0) as bar:
+        bar.update(8)
+    assert stream.getvalue() == ""
 
 
 def test_a_log_has_whole_lines_with_rate_and_time_left(monkeypatch):
