@@ -6,6 +6,7 @@ segment follows from its own size only, so other rows never change a result.
 """
 
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
@@ -75,35 +76,36 @@ def coarse(size: int) -> int:
 def build_arena(keys: Tensor, values: Tensor, tokens: Tensor, lengths: Tensor, room: int) -> Arena:
     """Lay out entries (keys, values [E, D], tokens [E], segment by segment) of lengths [R, H].
 
-    Nothing is waited for where the host knows the lengths.
+    Nothing is waited for where the host knows the lengths; what follows from them is made there and sent in
+    one copy, as every small operation on a GPU would be a launch.
     """
-    device = keys.device
-    sizes = [class_capacity(length + room) for length in lengths.flatten().tolist()]
-    lengths = lengths.to(device, non_blocking=True)
-    flat = lengths.flatten()
+    device, known = keys.device, lengths.flatten().tolist()
+    sizes = [class_capacity(length + room) for length in known]
     order = sorted(range(len(sizes)), key=sizes.__getitem__)
-    starts, slots = [0] * len(sizes), 0
+    starts, places, slots = [0] * len(sizes), [0] * len(sizes), 0
     classes: list[SizeClass] = []
     for position, segment in enumerate(order):
         if not classes or classes[-1].capacity != sizes[segment]:
             classes.append(SizeClass(slots, position, 0, sizes[segment]))
         last = classes[-1]
         classes[-1] = SizeClass(last.offset, last.first, last.count + 1, last.capacity)
-        starts[segment] = slots
+        starts[segment], places[segment] = slots, position
         slots += sizes[segment]
-    start, ordered = torch.tensor([starts, order]).to(device, non_blocking=True).unbind(0)
-    shifts = start - (flat.cumsum(0) - flat)  # from the place among all entries to the slot
-    target = torch.repeat_interleave(shifts, flat, output_size=len(keys))
+    before = accumulate(known, initial=0)  # entries of the segments before
+    shifts = [start - entries for start, entries in zip(starts, before, strict=False)]
+    sent = torch.tensor([starts, order, places, shifts, known], dtype=torch.long)
+    start, ordered, place, shift, flat = sent.to(device, non_blocking=True).unbind(0)
+    target = torch.repeat_interleave(shift, flat, output_size=len(keys))
     target = target + torch.arange(len(keys), device=device)
     arena = Arena(
         keys.new_zeros(slots, keys.shape[1]).index_copy_(0, target, keys),
         values.new_zeros(slots, values.shape[1]).index_copy_(0, target, values),
         tokens.new_zeros(slots).index_copy_(0, target, tokens),
         keys.new_full((slots,), float("-inf")).index_fill_(0, target, 0.0),
-        lengths.clone(),
+        flat.view(lengths.shape).clone(),
         start,
         ordered,
-        torch.empty_like(ordered).scatter_(0, ordered, torch.arange(len(sizes), device=device)),
+        place,
         tuple(classes),
         room,
     )

@@ -6,6 +6,7 @@ import pytest
 import torch
 from sparsemm.kernels import backends, ragged_attention
 from sparsemm.kernels.backends import TORCH, resolve
+from torch.utils._python_dispatch import TorchDispatchMode
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -133,3 +134,31 @@ def test_known_lengths_are_taken_for_those_that_are_counted():
         *known, given = backend.gather(keys, values, keep, lengths)
         assert lengths.device.type == "cpu" and given is lengths
         assert all(torch.equal(one, other) for one, other in zip(counted, known, strict=True))
+
+
+class Launches(TorchDispatchMode):
+    """Counts what would compute on the device `meta`."""
+
+    FREE = ("empty", "view", "slice", "unbind", "detach", "_unsafe_view")
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        found, name = function(*args, **(kwargs or {})), function.overloadpacket.__name__
+        on_device = isinstance(found, torch.Tensor) and found.device.type == "meta"
+        if on_device and not name.startswith(self.FREE):
+            self.names.append(name)
+        return found
+
+
+def test_laying_out_a_layer_is_few_launches_where_the_host_knows_the_lengths():
+    """A prompt is read at the same time: with 60 launches a layer they are a part of its time that counts."""
+    triton = resolve("triton", GPU if torch.cuda.is_available() else CPU, torch.float32, 16)
+    lengths = torch.tensor([[300, 5], [0, 2000]])
+    entries = torch.empty(2, int(lengths.sum()), 16, device="meta")
+    with Launches() as launched:
+        triton.lay_out(*entries, torch.empty(len(entries[0]), dtype=torch.long, device="meta"), lengths, 7)
+    assert launched.names.count("_to_copy") == 4, "one for segments, three for their chunks"
+    assert len(launched.names) <= 20, launched.names
