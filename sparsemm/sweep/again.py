@@ -2,11 +2,12 @@
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from sparsemm.paths import resolve
-from sparsemm.results.files import read_json
+from sparsemm.results.files import StorageError, read_json
 from sparsemm.results.store import Store
 from sparsemm.sweep import slurm
 from sparsemm.sweep.cells import Cell
@@ -16,7 +17,7 @@ from sparsemm.sweep.jobs import JOB_FIELDS
 from sparsemm.sweep.plan import count
 from sparsemm.sweep.search import Search
 from sparsemm.sweep.status import Labels, read_status
-from sparsemm.sweep.submitted import Submissions, Submitted, has_own
+from sparsemm.sweep.submitted import Submissions, Submitted, has_own, note_cancelled
 
 
 def cancel(store: Store, labels: Labels) -> str:
@@ -42,6 +43,8 @@ def cancel(store: Store, labels: Labels) -> str:
         }
         jobs = {name: job for name, job in live.items() if name not in kept}
         slurm.cancel(list(jobs))
+        with suppress(StorageError):  # who may cancel another's jobs may not write to their store
+            note_cancelled(jobs.values())
     except slurm.SlurmSilent as error:
         raise UnusableConfiguration(f"cancel: SLURM does not answer: {error}") from error
     for_others = set[str]().union(*kept.values())
@@ -69,17 +72,29 @@ def _ids(jobs: Iterable[str]) -> str:
     return " ".join(dict.fromkeys(ids))
 
 
-def to_retry(store: Store, labels: Labels, everything: bool) -> list[str]:
+def to_retry(store: Store, labels: Labels, everything: bool) -> tuple[list[str], str]:
     """The cells to run again: those that failed, or all without a result; none that waits or runs.
 
     A cell whose own job has gone failed, though the head search in front of it lives.
+
+    Returns:
+        The cells, and in words what the others without a result do.
+
+    Raises:
+        UnusableConfiguration: SLURM does not answer, so that nobody knows what its queue has.
     """
     status = read_status(store, labels)
+    if status.silent and slurm.is_here():
+        raise UnusableConfiguration(f"retry: SLURM does not answer: {status.silent}. Try again later.")
     words = ("failed", "pending") if everything else ("failed",)
     waiting = {cell for cell, jobs in status.jobs.items() if has_own(jobs)}
     left = {cell for cell, jobs in status.jobs.items() if any(job.live for job in jobs)}
     words_of = {name: state.word for name, state in status.states.items() if name not in waiting}
-    return [name for name, word in words_of.items() if word in words or (word == "pending" and name in left)]
+    chosen = [
+        name for name, word in words_of.items() if word in words or (word == "pending" and name in left)
+    ]
+    others = Counter(status.states[name].word for name in labels if name not in chosen)
+    return chosen, ", ".join(f"{others[word]} {word}" for word in ("running", "pending") if others[word])
 
 
 def cells_of(store: Store, fingerprints: Collection[str]) -> list[Cell]:

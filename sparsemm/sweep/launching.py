@@ -15,15 +15,15 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from sparsemm.config import Settings
+from sparsemm.results.files import read_json
 from sparsemm.results.store import Store
 from sparsemm.sweep.code import changes, git_state
 from sparsemm.sweep.digests import canonical
 from sparsemm.sweep.errors import UnusableConfiguration
-from sparsemm.sweep.jobs import SweepRecord, quoted
+from sparsemm.sweep.jobs import quoted
 from sparsemm.sweep.plan import Sizing
 from sparsemm.sweep.slurm import SlurmSilent
-from sparsemm.sweep.status import Status
-from sparsemm.sweep.submitted import Submissions, has_own
+from sparsemm.sweep.submitted import Submissions, Submitted, has_own
 
 SLURM = "hydra_plugins.sparsemm.SlurmLauncher"
 HERE = ("BasicLauncher", "JoblibLauncher", "LocalLauncher")  # whose jobs run on this machine
@@ -135,13 +135,15 @@ class Launching:
             shutil.rmtree(folder)
             raise
 
-    def warn_of_changes(self, sweep: SweepRecord | None, status: Status) -> None:
+    def warn_of_changes(self, jobs: Iterable[Submitted]) -> None:
         """Say that jobs which have not started yet will run other code than was submitted."""
-        waiting = any(job.live for jobs in status.jobs.values() for job in jobs)
-        if sweep and waiting and (changed := changes(sweep.git, git_state())):
+        files = {file.parent: file for job in jobs if job.live for file in job.job.files[:1]}
+        then = [(read_json(file) or {}).get("git") or {} for file in files.values()]  # one of each sweep
+        now = git_state() if then else {}
+        for changed in dict.fromkeys(filter(None, (changes(one, now) for one in then))):
             print(f"The code changed since submission: {changed}. Jobs run what is there when they start.")
 
-    def in_queue(self, store: Store, fingerprints: Iterable[str]) -> set[str]:
+    def in_queue(self, store: Store, fingerprints: Iterable[str]) -> dict[str, list[Submitted]]:
         """The cells that have a job in SLURM's queue already; none for a launcher that runs here.
 
         A head search in front of a cell is none: the cell's own job may have been refused, or cancelled.
@@ -150,12 +152,12 @@ class Launching:
             UnusableConfiguration: SLURM does not answer.
         """
         if not self.submits:
-            return set()
+            return {}
         try:
             found = Submissions(store).jobs(list(fingerprints))
         except SlurmSilent as error:
             raise UnusableConfiguration(f"Nothing was submitted: SLURM does not answer: {error}") from error
-        return {cell for cell, jobs in found.items() if has_own(jobs)}
+        return {cell: jobs for cell, jobs in found.items() if has_own(jobs)}
 
 
 def came_to_its_end(number: int, returned: Any) -> bool:

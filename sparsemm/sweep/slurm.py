@@ -112,6 +112,8 @@ def _ask(program: str, *arguments: str) -> str:
         )
     except subprocess.CalledProcessError as error:
         raise SlurmSilent(error.stderr.strip() or f"{program}: exit code {error.returncode}") from error
-    except (OSError, subprocess.TimeoutExpired) as error:
+    except subprocess.TimeoutExpired as error:
+        raise SlurmSilent(f"{program}: no answer within {PATIENCE_S:.0f} s") from error
+    except OSError as error:
         raise SlurmSilent(f"{program}: {error}") from error
     return done.stdout

@@ -13,12 +13,14 @@ from typing import Any
 from sparsemm.results.files import read_json
 from sparsemm.results.leases import alive, running, workers
 from sparsemm.results.store import Store
-from sparsemm.sweep.plan import duration
+from sparsemm.sweep import slurm
+from sparsemm.sweep.plan import count, duration
 from sparsemm.sweep.slurm import SlurmSilent
 from sparsemm.sweep.submitted import Submissions, Submitted
 from sparsemm.sweep.submitted import lines as slurm_lines
 
 REFRESH_S = 2.0
+POLITE_S = 10.0  # where SLURM is asked: its controller and its database serve everybody
 IDLE_S = 30.0  # without a worker until the watch ends: the next job of a sweep may be starting
 ROWS = 60  # of the grid on a screen
 REASONS = 8  # of failures on a screen
@@ -51,7 +53,7 @@ class Status:
 
     states: dict[str, State]
     workers: list[dict[str, Any]]  # heartbeats of those that hold cells of the grid
-    awaited: bool  # a worker or a SLURM job lives that has cells of the grid that are not done
+    awaited: bool  # a worker or a SLURM job lives (or may) that has cells of the grid that are not done
     jobs: dict[str, list[Submitted]] = field(default_factory=dict)  # of cells that are not done, in SLURM
     silent: str = ""  # why SLURM does not answer
 
@@ -89,31 +91,40 @@ def read_status(store: Store, labels: Labels, submissions: Submissions | None = 
         else:
             states[name] = State("pending", "-")
     queued = any(job.live for some in jobs.values() for job in some)
-    awaited = bool(held) or queued or _awaited(store, set(unfinished))
+    unknown = bool(silent) and slurm.is_here()  # a controller that restarts
+    awaited = bool(held) or queued or unknown or _awaited(store, set(unfinished))
     beats = list({beat["worker"]: beat for beat in held.values()}.values())
     return Status(states, beats, awaited, jobs, silent)
 
 
 def show(store: Store, name: str, labels: Labels, watch: bool) -> Status:
-    """Print the status, and return it; with `watch`, again and again until nothing more will happen."""
+    """Print the status, and return it; with `watch`, until nothing more will happen, or Ctrl-C."""
     shown = ""
     submissions = Submissions(store)
     seen = time.monotonic()  # when a worker was last seen
-    while True:
-        labels = submissions.current(labels)
-        status = read_status(store, labels, submissions)
-        text = render(name, labels, status)
-        if text != shown:
-            print((CLEAR if watch and sys.stdout.isatty() else "") + text, flush=True)
-        shown = text
-        now = time.monotonic()
-        seen = now if status.awaited else seen
-        if not watch:
-            return status
-        if status.ended or now - seen > IDLE_S:
-            print(_what_to_do(status), end="")
-            return status
-        time.sleep(REFRESH_S)
+    status: Status | None = None
+    try:
+        while True:
+            labels = submissions.current(labels)
+            status = read_status(store, labels, submissions)
+            text = render(name, labels, status)
+            if text != shown:
+                print((CLEAR if watch and sys.stdout.isatty() else "") + text, flush=True)
+            shown = text
+            now = time.monotonic()
+            seen = now if status.awaited else seen
+            if not watch:
+                print(_in_no_queue(status), end="")
+                return status
+            if status.ended or now - seen > IDLE_S:
+                print(_what_to_do(status), end="")
+                return status
+            time.sleep(POLITE_S if status.jobs or status.silent else REFRESH_S)
+    except KeyboardInterrupt:
+        if not watch or status is None:
+            raise
+        print("\nNo longer watched: what runs goes on.")
+        return status
 
 
 def render(name: str, labels: Labels, status: Status) -> str:
@@ -172,6 +183,18 @@ def _awaited(store: Store, unfinished: set[str]) -> bool:
             if any(entry["fingerprint"] in unfinished for entry in job.get("cells", [])):
                 return True
     return False
+
+
+def _in_no_queue(status: Status) -> str:
+    """What to do about cells that were submitted, have no result, and that nothing will run."""
+    left = [
+        name
+        for name, jobs in status.jobs.items()
+        if status.states[name].word == "pending" and not any(job.live for job in jobs)
+    ]
+    if not left:
+        return ""
+    return f"{count(len(left), 'cell')} in no queue: `{program()} retry all` submits what has no result.\n"
 
 
 def _what_to_do(status: Status) -> str:

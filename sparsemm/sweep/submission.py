@@ -55,6 +55,7 @@ class Submission:
     created: float
     parts: tuple[Part, ...]
     parameters: dict[str, Any] = field(default_factory=dict)  # of the launcher, to be written
+    cancelled: frozenset[str] = frozenset()  # ids of its jobs that were cancelled by our own verb
     cells: frozenset[str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -94,7 +95,8 @@ class Submission:
             }
             for part in self.parts
         ]
-        write_atomically(self.folder / "slurm.json", json.dumps({"created": self.created, "parts": parts}))
+        content = {"created": self.created, "parts": parts, "cancelled": sorted(self.cancelled)}
+        write_atomically(self.folder / "slurm.json", json.dumps(content))
 
     def given(self) -> dict[str, Any]:
         """What the launcher was given, with secrets from this shell; {} where it is not known.
@@ -130,7 +132,8 @@ class Submission:
         waits = any(one.get("after") for one in content["parts"])
         known = names(path.parent) if waits else {}
         parts = tuple(_part(one, known) for one in content["parts"])
-        return cls(path.parent, content["created"], parts)
+        cancelled = frozenset(content.get("cancelled", ()))
+        return cls(path.parent, content["created"], parts, cancelled=cancelled)
 
 
 def secrets(names: Iterable[str]) -> tuple[str, ...]:

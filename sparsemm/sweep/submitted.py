@@ -17,6 +17,7 @@ from sparsemm.sweep.submission import Job, Part, Submission
 GONE_S = 20.0  # after which a job that SLURM does not know is lost, not just being submitted
 TAIL_LINES, TAIL_BYTES = 6, 4096  # of a log, on a screen
 SHOWN = 8  # lines of one kind on a screen
+NEVER = "cancelled before it started"
 MEANING = {  # of reasons that do not go away by waiting
     "PartitionTimeLimit": "time_min is above the partition's limit: cancel, and submit with less",
     "PartitionNodeLimit": "the partition has no such nodes",
@@ -24,8 +25,11 @@ MEANING = {  # of reasons that do not go away by waiting
     "QOSMaxJobsPerUserLimit": "your limit of jobs in this qos",
     "JobHeldUser": "held by you: scontrol release",
     "JobHeldAdmin": "held by an administrator",
-    "BeginTime": "requeued a moment ago",
+    "BeginTime": "at the time that it was given, or requeued a moment ago",
+    "JobArrayTaskLimit": "as many run as hydra.launcher.array_parallelism allows",
+    "DependencyNeverSatisfied": "it never starts: `sparsemm cancel`, then `sparsemm retry`",
 }
+NOISE = "Bypassing signal"  # of submitit, in every log of a job that SLURM stops
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,8 @@ class Submitted:
 
     def line(self) -> str:
         """What a live job does."""
-        requeued = f", preempted or timed out {count(self.restarts, 'time')}" if self.restarts else ""
+        times = count(self.restarts, "time")
+        requeued = f", requeued {times} (preempted, timed out, or a lost node)" if self.restarts else ""
         if self.state == "PENDING":
             return f"{self.name}: pending ({_meaning(self.reason)}){requeued}"
         return f"{self.name}: {self.state.lower()} on {self.node or '?'}{requeued}"
@@ -69,12 +74,18 @@ class Submitted:
         what = "unknown to SLURM, and without a result" if self.state == "GONE" else self.state.lower()
         lines = _tail(self.log)
         if lines is None and self.state == "CANCELLED":
-            return f"{self.name}: cancelled before it started"
+            return f"{self.name}: {NEVER}"
         if lines is None:
+            waited = "it was cancelled while it waited, or else " if self.state == "GONE" else ""
             return (
-                f"{self.name}: {what}{where}. No log at {self.log}: if the node could not write there, "
-                "give an output folder on a disk that all nodes share."
+                f"{self.name}: {what}{where}. No log at {self.log}: {waited}if the node could not write "
+                "there, give an output folder on a disk that all nodes share."
             )
+        if self.state == "OUT_OF_MEMORY":
+            what += f"{where}: it needs more hydra.launcher.mem_gb"
+            where = ""
+        if not lines and self.state == "FAILED":
+            return f"{self.name}: {what}{where}, and {self.log} is empty: is the disk full?"
         return "\n".join([f"{self.name}: {what}{where}, log {self.log}", *(f"    {one}" for one in lines)])
 
 
@@ -162,6 +173,16 @@ def has_own(jobs: Iterable[Submitted]) -> bool:
     return any(one.live and not one.search for one in jobs)
 
 
+def note_cancelled(jobs: Iterable[Submitted]) -> None:
+    """Write down which jobs were cancelled: SLURM does not say it before they have ended."""
+    by_sweep: dict[Path, set[str]] = {}
+    for one in jobs:
+        by_sweep.setdefault(one.log.parents[2], set()).add(one.id)
+    for folder, ids in by_sweep.items():
+        if known := Submission.read(folder / "slurm.json"):
+            replace(known, cancelled=known.cancelled | ids).write()
+
+
 def jobs_of(submissions: Sequence[Submission]) -> list[list[Submitted]]:
     """The jobs of each submission; one squeue call, and one sacct call where squeue has forgotten some.
 
@@ -169,8 +190,10 @@ def jobs_of(submissions: Sequence[Submission]) -> list[list[Submitted]]:
         SlurmSilent: SLURM does not answer.
     """
     names = [part.name for one in submissions for part in one.parts]
-    if not names or not slurm.is_here():
+    if not names:
         return [[] for _ in submissions]
+    if not slurm.is_here():
+        raise slurm.SlurmSilent("there is no squeue on this machine's PATH; a login node has it")
     seen = {(one.name, one.index): one for one in slurm.in_queue(names)}
     forgotten = [
         part.name
@@ -204,7 +227,14 @@ def lines(jobs: Iterable[Submitted]) -> list[str]:
         f"SLURM {job}: {count(number, 'job')} pending ({_meaning(reason)})"
         for (job, reason), number in waiting.items()
     ]
-    broken = [one.words() for one in unique if one.broken]
+    said = [(one.id.partition("_")[0], one.words()) for one in unique if one.broken]
+    never = Counter(job for job, words in said if words.endswith(NEVER))
+    broken = [
+        f"SLURM {job}: {number} jobs {NEVER.replace('it', 'they')}"
+        for job, number in never.items()
+        if number > 1
+    ]
+    broken += [words for job, words in said if not words.endswith(NEVER) or never[job] == 1]
     return [*_cut(running), *_cut(pending), *_cut(broken)]
 
 
@@ -233,6 +263,8 @@ def _submitted(submission: Submission, part: Part, index: int, seen: slurm.Queue
     fresh = time.time() - submission.created < GONE_S
     state = "UNSENT" if part.id is None else "PENDING" if fresh else "GONE"
     now = (seen.state, seen.reason, seen.node, seen.restarts) if seen else (state, "", "", 0)
+    if now[0] == "COMPLETING" and job_id in submission.cancelled:
+        now = ("CANCELLED", *now[1:])  # SLURM says so when its processes have ended: half a minute, or more
     return Submitted(part.jobs[index], job_id, log, *now, search=part.search)
 
 
@@ -243,7 +275,7 @@ def _tail(log: Path) -> list[str] | None:
             text = stream.read().decode(errors="replace")
     except OSError:
         return None
-    return [line for line in text.splitlines() if line.strip()][-TAIL_LINES:]
+    return [line for line in text.splitlines() if line.strip() and NOISE not in line][-TAIL_LINES:]
 
 
 def _meaning(reason: str) -> str:

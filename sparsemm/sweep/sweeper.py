@@ -40,6 +40,8 @@ class Sweep:
 
     def __post_init__(self) -> None:
         self.store = Store(Path(self.config.output))
+        if self.store.root.exists() and not self.store.root.is_dir():
+            raise UnusableConfiguration(f"output={self.store.root}: is a file. Give a folder.")
 
     def act(self, action: str) -> list[Any]:
         """Carry out run, plan, prefetch, heads, status or report.
@@ -136,7 +138,7 @@ class Sweep:
         if subject := self._subject():
             with _reading():
                 found = status.show(self.store, subject.name, subject.labels, watch=bool(self.config.watch))
-            self.launching.warn_of_changes(last_sweep(self.store), found)
+            self.launching.warn_of_changes(job for jobs in found.jobs.values() for job in jobs)
             if failed := found.count("failed"):
                 raise CellsFailed(status.after_failure(failed, len(subject.labels)))
 
@@ -156,6 +158,12 @@ class Sweep:
         print(plan.headline(len(cells), len(done), sum(splits), points), flush=True)
         if queued := self.launching.in_queue(self.store, [cell.fingerprint for cell in left]):
             print(f"{plan.count(len(queued), 'cell')} in SLURM's queue already: left to those jobs.")
+            jobs_there = [job for some in queued.values() for job in some]
+            self.launching.warn_of_changes(jobs_there)
+            if ending := {job.name for job in jobs_there if job.state == "COMPLETING"}:
+                print(
+                    f"{', '.join(sorted(ending))}: just ending. If cancelled, run this again once it is gone."
+                )
             left = [cell for cell in left if cell.fingerprint not in queued]
         searches: list[search.Search] = []
         if self.config.find_heads and not searched:
@@ -183,10 +191,10 @@ class Sweep:
         if subject is None:
             return []
         with _reading():
-            chosen = again.to_retry(self.store, subject.labels, everything)
+            chosen, others = again.to_retry(self.store, subject.labels, everything)
         if not chosen:
             what = "without a result and out of the queue" if everything else "failed"
-            print(f"{subject.name}: nothing to retry: no cell is {what}.")
+            print(f"{subject.name}: nothing to retry: no cell is {what}{others and f' ({others})'}.")
             return []
         cells = again.cells_of(self.store, chosen)
         self.config = self.launching.as_before(self.store, chosen)
@@ -279,5 +287,7 @@ def _reading() -> Iterator[None]:
     """The store's own complaint, such as a result of a newer version, stops the command."""
     try:
         yield
+    except PermissionError as error:
+        raise UnusableConfiguration(f"{error.filename}: you may not read it. Ask its owner.") from error
     except ValueError as error:
         raise UnusableConfiguration(str(error)) from error

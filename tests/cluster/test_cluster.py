@@ -28,7 +28,7 @@ def test_a_preempted_job_goes_on_after_the_last_sample(lab, undisturbed, same_ta
     lab.until(lambda: lab.states(job) == {"PENDING"})
     lab.cluster.ask("scontrol", "hold", job)
     shown = lab.call("status", *lab.grid)
-    assert f"SLURM {job}: pending (" in shown and "preempted or timed out 1 time" in shown
+    assert f"SLURM {job}: pending (" in shown and "requeued 1 time (preempted" in shown
     lab.cluster.ask("scontrol", "release", job)
     lab.finish()
     assert lab.states(job) == {"COMPLETED"}

@@ -7,6 +7,7 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf, open_dict
 
+from sparsemm import cli
 from sparsemm.results.statistics import summarise
 from sparsemm.results.store import Store
 from sparsemm.sweep.cells import MISSING
@@ -147,6 +148,12 @@ def test_a_result_of_a_newer_version_stops_the_command(make_sweep):
         make_sweep(Launcher(newer), "method=snapkv").act("run")
     with pytest.raises(UnusableConfiguration, match="newer"):
         make_sweep(Launcher(), "method=snapkv").act("plan")
+
+
+def test_a_file_where_the_output_folder_should_be_is_refused(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert cli.run(["status", f"output={tmp_path}/file"]) == 2
+    assert f"output={tmp_path}/file: is a file. Give a folder." in capsys.readouterr().err
 
 
 def test_an_experiment_brings_its_claim(make_sweep):

@@ -8,8 +8,12 @@ import pytest
 from sparsemm import cli
 from sparsemm.results.leases import Heartbeat, Leases
 from sparsemm.results.store import Store
+from sparsemm.sweep import slurm
+from sparsemm.sweep.again import cancel, to_retry
 from sparsemm.sweep.code import changes
-from sparsemm.sweep.status import read_status, render
+from sparsemm.sweep.errors import UnusableConfiguration
+from sparsemm.sweep.jobs import last_sweep
+from sparsemm.sweep.status import read_status, render, show
 from sparsemm.sweep.submission import Job, Part, Submission
 from sparsemm.sweep.submitted import Submissions
 
@@ -31,7 +35,7 @@ def test_a_look_at_1000_jobs_is_one_squeue_and_one_sacct(tmp_path, fake, row):
     words = [status.states[f"{n:020x}"].reason for n in (4, 5, 6)]
     assert words == [f"its SLURM job is {word}" for word in ("out_of_memory", "cancelled", "gone")]
     text = render("s", labels, status)
-    assert "SLURM 0_3: running on n7, preempted or timed out 2 times" in text
+    assert "SLURM 0_3: running on n7, requeued 2 times (preempted, " in text
     assert "SLURM 1: 1 job pending (Resources)" in text
     assert len(text.splitlines()) < 200
 
@@ -79,6 +83,75 @@ def test_slurm_that_does_not_answer_is_said_and_the_store_still_shown(tmp_path, 
     assert "1 pending" in text and "SLURM does not answer: slurm_load_jobs error: Unable to contact" in text
 
 
+@pytest.mark.parametrize("how", ["silent", "absent"])
+def test_what_slurm_does_not_tell_is_neither_retried_nor_left_unsaid(tmp_path, fake, how, monkeypatch):
+    root, store, labels = fake(), Store(tmp_path / "out"), {"ab" * 10: LABEL}
+    Submission(store.sweeps / "s", 0.0, (Part("s.0", tmp_path, (Job((), ("ab" * 10,)),), "77"),)).write()
+    monkeypatch.setattr(slurm, "PATIENCE_S", 0.2)
+    (root / "squeue").write_text("#!/bin/sh\nexec sleep 5\n")
+    if how == "absent":
+        monkeypatch.setenv("PATH", str(tmp_path))
+    status = read_status(store, labels)
+    words = {"silent": "squeue: no answer within 0 s", "absent": "there is no squeue on this machine's PATH"}
+    assert f"SLURM does not answer: {words[how]}" in render("s", labels, status)
+    assert status.awaited == (how == "silent"), "a watch goes on while the controller restarts"
+    if how == "absent":
+        assert to_retry(store, labels, True) == (["ab" * 10], ""), "a workstation that reads the same disk"
+        return
+    with pytest.raises(UnusableConfiguration, match="retry: SLURM does not answer"):
+        to_retry(store, labels, True)
+
+
+def test_what_was_cancelled_is_run_again_though_slurm_is_still_ending_it(tmp_path, fake, row, capsys):
+    root, store, here = fake(), Store(tmp_path / "out"), f"output={tmp_path / 'out'}"
+    sent = ["method=full", "task.limit=1", "engine.device=cpu", "hydra/launcher=slurm", here]
+    assert cli.run(["run", *sent]) == 0
+    (folder,) = store.sweeps.iterdir()
+    labels = {entry["fingerprint"]: entry["label"] for entry in last_sweep(store).cells}
+    ending = row("1000", f"{folder.name}.0", "COMPLETING", "None", "n1")
+    (root / "queue").write_text(ending)
+    assert cli.run(["run", *sent]) == 0
+    assert "SLURM 1000: just ending. If cancelled, run this again" in capsys.readouterr().out
+    assert to_retry(store, labels, False) == ([], "1 pending"), "it may as well be preempted"
+    (root / "scancel").write_text("#!/bin/sh\n")
+    (root / "scancel").chmod(0o755)
+    assert cancel(store, labels) == "cancelled 1 SLURM job: 1000"
+    assert "Nothing to cancel" in cancel(store, labels)
+    assert len(to_retry(store, labels, False)[0]) == 1
+    (root / "queue").write_text(row("1000", f"{folder.name}.0", "PENDING", "BeginTime", "", 1))
+    assert to_retry(store, labels, False) == ([], "1 pending"), "somebody requeued it"
+
+
+def test_cells_that_sbatch_refused_are_named_with_the_command_that_submits_them(tmp_path, fake, capsys):
+    fake()
+    store, name = Store(tmp_path / "out"), "ab" * 10
+    Submission(store.sweeps / "s", 0.0, (Part("s.0", tmp_path, (Job((), (name,)),)),)).write()
+    show(store, "s", {name: LABEL}, watch=False)
+    assert "1 cell in no queue: `" in (said := capsys.readouterr().out) and "retry all` submits" in said
+
+
+def test_ctrl_c_ends_the_watch_and_says_that_nothing_was_stopped(tmp_path, monkeypatch, capsys):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sparsemm.sweep.status.time.sleep", interrupted)
+    show(Store(tmp_path), "s", {"ab" * 10: LABEL}, watch=True)
+    assert "No longer watched: what runs goes on." in capsys.readouterr().out
+
+
+def test_a_full_disk_is_suspected_where_a_log_is_empty_and_memory_where_it_ran_out(tmp_path, fake, row):
+    root, store, names = fake(), Store(tmp_path / "out"), ["ab" * 10, "cd" * 10]
+    jobs = tuple(Job((), (name,)) for name in names)
+    Submission(store.sweeps / "s", time.time(), (Part("s.0", tmp_path, jobs, "7"),)).write()
+    (tmp_path / "7_0_0_log.out").touch()
+    (tmp_path / "7_1_0_log.out").write_text("reading\nsubmitit WARNING - Bypassing signal SIGCONT\n")
+    (root / "queue").write_text(row("7_0", "s.0", "FAILED") + row("7_1", "s.0", "OUT_OF_MEMORY", node="n1"))
+    labels = dict.fromkeys(names, LABEL)
+    text = render("s", labels, read_status(store, labels))
+    assert "7_0_0_log.out is empty: is the disk full?" in text and "Bypassing" not in text
+    assert "SLURM 7_1: out_of_memory on n1: it needs more hydra.launcher.mem_gb, log" in text
+
+
 def test_a_cell_that_waits_in_slurm_is_awaited_and_one_that_runs_is_running(tmp_path, fake, row):
     root, store, names = fake(), Store(tmp_path / "out"), ["ab" * 10, "cd" * 10]
     jobs = tuple(Job((), (name,)) for name in names)
@@ -115,6 +188,10 @@ def test_a_sweep_whose_code_changed_since_its_submission_warns(tmp_path, fake, r
         "The code changed since submission: commit aaaaaaaaaa was submitted, bbb" in capsys.readouterr().out
     )
     assert json.loads((folder / "jobs" / "0.json").read_text())["git"] == then
+    assert cli.run(["run", *grid]) == 0, "a sweep of its own, which has nothing to submit"
+    assert "The code changed since submission" in capsys.readouterr().out
+    assert cli.run(["status", f"output={tmp_path}"]) == 0
+    assert "The code changed since submission" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("place", "others"), [("queue", "7"), ("queue", "7_[1-2]"), ("accounts", "7_[1-2]")])
@@ -125,5 +202,7 @@ def test_elements_that_were_cancelled_before_they_started_have_one_row(tmp_path,
     (root / "queue").write_text(row("7_0", "s.0", "COMPLETED"))
     with (root / place).open("a") as file:
         file.write(row(others, "s.0", "CANCELLED") if place == "queue" else f"{others}|s.0|CANCELLED by 0|\n")
+    labels = dict.fromkeys(names, LABEL)
+    assert "SLURM 7: 2 jobs cancelled before they started" in render("s", labels, read_status(store, labels))
     found = Submissions(store).jobs(names)
     assert [found[name][0].state for name in names] == ["COMPLETED", "CANCELLED", "CANCELLED"]
