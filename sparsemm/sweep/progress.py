@@ -9,7 +9,7 @@ from typing import Any
 from tqdm import tqdm
 
 LINE_EVERY_S = 20.0  # between progress lines in a log file
-SIZE = {"ncols": 80, "nrows": 24}  # of a terminal that does not say how large it is
+SIZE = (80, 24)  # columns and rows of a terminal that does not say how large it is
 
 
 @contextlib.contextmanager
@@ -26,11 +26,11 @@ def progress(
         after_s: work that ends sooner shows nothing.
     """
     live = sys.stderr.isatty()
-    size = SIZE if live and _sizeless() else {}
+    columns, rows = SIZE if live and _sizeless() else (None, None)
     with tqdm(
-        total=total, initial=done, unit=unit, desc=what, dynamic_ncols=live and not size,
+        total=total, initial=done, unit=unit, desc=what, dynamic_ncols=live and not columns,
         delay=after_s, mininterval=0.2 if live else LINE_EVERY_S, ascii=not live,
-        file=sys.stderr if live else _Lines(), **size,
+        file=sys.stderr if live else _Lines(), ncols=columns, nrows=rows,
     ) as bar:  # fmt: skip
         yield bar
 

@@ -26,6 +26,13 @@ Maker = Callable[..., dict[str, Any]]
 HOSTILE = '</script><script>document.title="taken"</script><img src=x onerror=\'document.title="taken"\'>'
 
 
+BROKEN_NAMES = """[...document.querySelectorAll("#sample tbody th")].filter(head => {
+    const name = document.createRange();
+    name.selectNodeContents(head.lastChild);
+    return !head.lastChild.data.includes(" ") && name.getClientRects().length > 1;
+}).length"""  # methods in the browser of samples whose name goes on in another line
+
+
 def _records(result: dict[str, Any]) -> list[dict[str, Any]]:
     budget = result["label"]["budget"]
     return [
@@ -172,6 +179,8 @@ def test_samples_are_browsed_and_filtered(browser):
     assert place() == "2 of 12"  # the first where answers differ
     assert "not at hand here: gone" in browser.find_element("css selector", ".picture").text
     assert browser.find_elements("css selector", "#sample mark")
+    for part in (".question", "td.answer"):  # text from right to left is read so
+        assert browser.find_element("css selector", f"#sample {part}").get_attribute("dir") == "auto"
     browser.find_element("xpath", "//button[contains(., 'next')]").click()
     assert place() == "3 of 12"
     decoded = "const image = document.querySelector('.picture img'), done = arguments[0];"
@@ -181,12 +190,18 @@ def test_samples_are_browsed_and_filtered(browser):
     assert place() == "1 of 6"
 
 
+def test_a_mark_holds_whole_letters(browser):
+    said = "return marked('a \U0001f600 b', 'a \U0001f601 b').map(one => one.textContent ?? one)"
+    assert browser.execute_script(said) == ["a ", "\U0001f600", " b"]
+
+
 @pytest.mark.parametrize(("width", "dark"), [(360, False), (390, True), (1280, True)])
 def test_page_fits_its_window(page, opened, width, dark):
     with opened(page, width, dark) as browser:
         assert browser.execute_script("return document.documentElement.scrollWidth") <= width
         color = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
         assert color == ("rgb(21, 23, 28)" if dark else "rgb(255, 255, 255)")
+        assert browser.execute_script(f"return {BROKEN_NAMES}") == 0
         charts = "return charts.map(one => one.over.clientWidth + one.over.clientHeight > 300)"
         assert browser.execute_script(charts) == [True]
 

@@ -23,15 +23,17 @@ function differ(sample, answers) {
 }
 
 /* An answer with what is not in `reference` marked: what lies between the common beginning and end;
-   an empty mark shows where something is left out. */
-function marked(text, reference) {
-  if (reference === null || text === reference) return [text];
+   an empty mark shows where something is left out. By code points: half an emoji is no text. */
+function marked(answer, other) {
+  if (other === null || answer === other) return [answer];
+  const text = [...answer], reference = [...other];
   let start = 0, end = 0;
   const most = Math.min(text.length, reference.length);
   while (start < most && text[start] === reference[start]) start++;
   while (end < most - start && text[text.length - 1 - end] === reference[reference.length - 1 - end]) end++;
-  const middle = text.slice(start, text.length - end);
-  return [text.slice(0, start), make("mark", {textContent: middle}), text.slice(text.length - end)];
+  const part = (from, to) => text.slice(from, to).join("");
+  const middle = make("mark", {textContent: part(start, text.length - end)});
+  return [part(0, start), middle, part(text.length - end)];
 }
 
 function show() {
@@ -62,15 +64,17 @@ function show() {
       : marked(answer, full && full[0] !== row ? full[1] : null);
     return make("tr", {className: method.full ? "full" : ""},
       make("th", {}, dot, method.name),
-      make("td", {className: "answer"}, ...said),
+      make("td", {className: "answer", dir: "auto"}, ...said),
       make("td", {textContent: score === null ? "–" : table.percent ? (100 * score).toFixed(0) + " %" : score.toFixed(2)}),
       make("td", {textContent: kept === null ? "–" : (100 * kept).toFixed(kept < .1 ? 1 : 0) + " %"}));
   });
   const head = make("tr", {}, make("th", {textContent: "Method"}), make("th", {className: "answer", textContent: "Answer"}),
     make("th", {textContent: "Score"}), make("th", {textContent: "Kept"}));
+  const apart = sample.references.flatMap(one => [" | ", make("bdi", {textContent: one})]);
+  const right = apart.length ? apart.slice(1) : ["–"];
   const text = make("div", {},
-    make("p", {className: "question", textContent: sample.question}),
-    make("p", {className: "soft", textContent: `Right: ${sample.references.join(" | ") || "–"}`}),
+    make("p", {className: "question", dir: "auto", textContent: sample.question}),
+    make("p", {className: "soft"}, "Right: ", ...right),
     make("p", {className: "soft", textContent: `${sample.id} · ${sample.why}${full ? " · marked: what differs from the full cache's answer" : ""}`}),
     make("div", {className: "scroll"}, make("table", {}, make("thead", {}, head), make("tbody", {}, ...body))));
   box.replaceChildren(make("div", {className: "sample"}, picture, text));
