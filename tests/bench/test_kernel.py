@@ -78,6 +78,14 @@ def test_flash_attention_needs_a_gpu_and_half_precision():
     assert find_varlen(DEVICE, torch.float32).run is None
 
 
+@pytest.mark.parametrize("group", [1, 7])
+def test_pytorchs_flash_attention_takes_a_group_of_query_heads(group):
+    """As this PyTorch declares it; what it computes is looked at on a GPU, before it is used."""
+    queries, entries = (torch.empty(size, heads, 128, device="meta") for size, heads in ((4, group), (90, 1)))
+    ends = torch.empty(5, dtype=torch.int32, device="meta")
+    assert published._of_torch()(queries, entries, entries, ends, ends, 60, 0.1).shape == queries.shape
+
+
 @pytest.mark.parametrize(
     "error", [ValueError("head size"), AssertionError(""), ImportError("undefined symbol"), KeyError("sm_90")]
 )
