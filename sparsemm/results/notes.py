@@ -96,7 +96,7 @@ def legend(table: Table, *, best: str, same: str, failed: str) -> list[str]:
     if any(entry.failed for entry in entries):
         lines.append(f"{failed}: some samples failed; they are in no mean.")
     if any(table.entry(row, column) is None for row in table.rows for column in table.columns):
-        lines.append("-: not run yet.")
+        lines.append("-: no result yet.")
     return [*lines, *compare.legend(table)]
 
 

@@ -66,7 +66,8 @@ class Page:
     results: Sequence[Result]
     verdicts: Sequence[Verdict] = ()
     expected: int = 0  # cells
-    missing: Sequence[str] = ()  # cells that are expected and not there
+    missing_line: str = ""  # how many cells are expected and not there
+    missing: Sequence[str] = ()  # each of them
     material: Material | None = None
 
 
@@ -108,7 +109,7 @@ def to_html(page: Page) -> str:
     return template.render(
         title=page.title,
         sentence=page.sentence,
-        expected=page.expected,
+        missing_line=page.missing_line,
         missing=page.missing,
         facts=_facts(page),
         sections=[(key, name) for key, (name, content) in present.items() if content],

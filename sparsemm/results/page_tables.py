@@ -103,7 +103,7 @@ def _cell(table: Table, entry: Entry | None) -> dict[str, Any]:
         "best": bool(entry and entry.best),
         "same": bool(entry and entry.same_as_best),
         "failed": bool(entry and entry.failed),
-        "title": _about(entry) if entry else "not run yet",
+        "title": _about(entry) if entry else "no result yet",
     }
 
 

@@ -12,7 +12,7 @@ from sparsemm.results.figures import MOST_PANELS, draw
 from sparsemm.results.files import storage_error, write_atomically
 from sparsemm.results.page import Material, Page, describe, write_page
 from sparsemm.results.render import WIDTH, latex, markdown, to_csv, to_latex, to_markdown, to_text
-from sparsemm.results.tables import Claim, build_tables, missing_labels
+from sparsemm.results.tables import Claim, build_tables, label_key, missing_labels
 from sparsemm.results.verdicts import Verdict, judge
 
 VERDICTS = "What the paper's numbers say, and whether these support it (a case: one model on one benchmark)"
@@ -26,16 +26,19 @@ def write_report(
     claim: Claim | None = None,
     beside_results: Iterable[Result] = (),
     material: Material | None = None,
+    failures: Iterable[tuple[Mapping[str, Any], str]] = (),
 ) -> str:
     """Write table.md, .csv, .tex, figure.png, .svg and page.html into `out_dir`; return what to print.
 
     `beside_results` are the finished results of the experiment that `claim.beside` names; with `material` the
-    page shows samples and head maps too.
+    page shows samples and head maps too; `failures` are labels of cells that failed, and why.
     """
     found = list(results)
     tables = build_tables(found, expected_labels, claim, beside_results)
     missing = missing_labels([result["label"] for result in found], expected_labels)
-    missing_line = f"{len(missing)} of {len(expected_labels)} cells not run yet." if missing else ""
+    reasons = {label_key(label): f"failed: {reason}" for label, reason in failures}
+    why = [reasons.get(label_key(label), "") for label in missing]
+    missing_line = _missing(len(missing), len(expected_labels), len([reason for reason in why if reason]))
     title = claim.title if claim and claim.title else name
     intro = [line for line in (claim.sentence if claim else "", missing_line) if line]
     verdicts = judge(tables, claim) if claim else []
@@ -63,7 +66,11 @@ def write_report(
         results=found,
         verdicts=verdicts,
         expected=len(expected_labels),
-        missing=[describe(label) for label in missing],
+        missing_line=missing_line,
+        missing=[
+            ", ".join([describe(label), *([reason] if reason else [])])
+            for label, reason in zip(missing, why, strict=True)
+        ],
         material=material,
     )
     paths.append(write_page(page, out_dir / "page.html"))
@@ -74,6 +81,15 @@ def write_report(
     if len(tables) > MOST_PANELS:
         lines.append(f"The figure shows the first {MOST_PANELS} of {len(tables)} tables.")
     return "\n".join([*lines, *(str(path) for path in paths)]) + "\n"
+
+
+def _missing(missing: int, expected: int, failed: int) -> str:
+    if not missing:
+        return ""
+    if not failed:
+        return f"{missing} of {expected} cells not run yet."
+    others = f", {missing - failed} not run yet" if missing > failed else ""
+    return f"{missing} of {expected} cells have no result: {failed} failed{others}."
 
 
 def _text(verdicts: Sequence[Verdict]) -> list[str]:

@@ -116,7 +116,7 @@ def build_tables(
     """
     claim = claim or Claim(title="", sentence="")
     found = list(results)
-    assert len({_label_key(result["label"]) for result in found}) == len(found), "equal labels"
+    assert len({label_key(result["label"]) for result in found}) == len(found), "equal labels"
     missing = missing_labels([result["label"] for result in found], expected_labels)
     places: dict[tuple[str, str], list[tuple[Mapping[str, Any], Result | None]]] = defaultdict(list)
     for result in found:
@@ -141,10 +141,10 @@ def missing_labels(
     present: Iterable[Mapping[str, Any]], expected: Iterable[Mapping[str, Any]]
 ) -> list[Mapping[str, Any]]:
     """Return the expected labels that have no result."""
-    have = Counter(_label_key(label) for label in present)
+    have = Counter(label_key(label) for label in present)
     missing: list[Mapping[str, Any]] = []
     for label in expected:
-        key = _label_key(label)
+        key = label_key(label)
         if have[key]:
             have[key] -= 1
         else:
@@ -178,7 +178,8 @@ def _places_of(table: Table, other: Table) -> dict[tuple[Row, Any], Entry]:
     }
 
 
-def _label_key(label: Mapping[str, Any]) -> str:
+def label_key(label: Mapping[str, Any]) -> str:
+    """Return what equal labels share."""
     return json.dumps(dict(label), sort_keys=True, default=str)
 
 

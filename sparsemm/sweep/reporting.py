@@ -71,7 +71,9 @@ class Reporting:
             published = Published(self.composer)
             found, found_beside = published.marked(found), published.marked(found_beside)
         material = material_of(self.store, found, subject.overrides)
-        text = write_report(subject.name, found, labels, folder, claim, found_beside, material)
+        left = subject.labels.keys() - {result["fingerprint"] for result in found}
+        failures = [(subject.labels[name], why) for name, why in self.store.failures(left).items()]
+        text = write_report(subject.name, found, labels, folder, claim, found_beside, material, failures)
         if self.tracking.mode == "none":
             return text
         try:

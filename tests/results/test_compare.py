@@ -84,7 +84,7 @@ def test_cells_that_were_not_run_show_the_papers_number_and_no_difference(
     text = to_text(only([cell(QWEN, "ocrbench", "snapkv", 64, 0.63)], expected=expected))
     lines = below(text, "SnapKV")
     assert lines["SnapKV"] == ["0.630", "-"] and lines["paper"] == ["0.624", "0.719"]
-    assert lines["difference"] == ["+0.006"] and "-: not run yet." in text
+    assert lines["difference"] == ["+0.006"] and "-: no result yet." in text
     empty = to_text(only([], expected=expected))
     assert below(empty, "SnapKV")["paper"] == ["0.624", "0.719"]
 

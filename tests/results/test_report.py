@@ -33,6 +33,19 @@ def test_report_writes_every_format_and_says_what_is_missing(
     assert "1 of 26 cells not run yet." in (tmp_path / "demo" / "table.md").read_text()
 
 
+def test_report_tells_cells_that_failed_from_those_that_were_not_run(
+    grid: Results, make_label: Maker, tmp_path: Path
+) -> None:
+    broken, waiting = make_label("adakv", 8), make_label("adakv", 64)
+    expected = [*(result["label"] for result in grid), broken, waiting]
+    text = write_report("demo", grid, expected, tmp_path, failures=[(broken, "out of memory <b>")])
+    said = "2 of 27 cells have no result: 1 failed, 1 not run yet."
+    assert said in text and said in (page := (tmp_path / "page.html").read_text())
+    assert page.count("failed: out of memory &lt;b&gt;</li>") == 1
+    text = write_report("demo", grid, expected[:-1], tmp_path, failures=[(broken, "out of memory")])
+    assert "1 of 26 cells have no result: 1 failed." in text
+
+
 def test_same_results_give_the_same_files_in_any_order(grid: Results, tmp_path: Path) -> None:
     written = []
     for results in (grid, grid[::-1]):

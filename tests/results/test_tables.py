@@ -90,7 +90,7 @@ def test_missing_cells_are_dashes_and_counted(grid: Results, make_label: Maker) 
     table = only(grid, expected)
     assert len(missing_labels([r["label"] for r in grid], expected)) == 2
     assert line(to_text(table), "AdaKV").split() == ["AdaKV", "-", "-", "-", "-"]
-    assert "-: not run yet." in to_text(table)
+    assert "-: no result yet." in to_text(table)
     assert "| AdaKV | - | - | - | - |" in to_markdown(table)
     assert frame([table]).query("method == 'adakv'")["score"].isna().all()
 

@@ -15,6 +15,7 @@ import pytest
 
 from sparsemm import experiments
 from sparsemm.cli import run
+from sparsemm.results.store import Store
 from sparsemm.results.tables import Claim
 from sparsemm.results.wandb_boards import Board, Curves, to_json
 from sparsemm.sweep.claims import experiment_claim
@@ -103,12 +104,13 @@ def test_a_report_over_an_empty_or_a_mixed_store_says_what_is_missing(tracked, s
     shutil.copytree(tracked.folder / "outputs" / "cells", tmp_path / "outputs" / "cells")
     torn = next((tmp_path / "outputs").glob("cells/*/*/result.json"))
     torn.write_text(torn.read_text()[:40])
+    Store(tmp_path / "outputs").cell(torn.parent.name).write_failure("it broke")
     wider = [one.replace("budget=8", "budget=8,12") for one in sweep]
     assert run(["report", *wider, "tracking=offline"]) == 0
     out = capsys.readouterr().out
-    assert "2 of 3 cells not run yet." in out
+    assert "2 of 3 cells have no result: 1 failed, 1 not run yet." in out
     page = Path(next(line for line in out.splitlines() if line.endswith("page.html"))).read_text()
-    assert "2 of 3 cells not run yet." in page and page.count("<li>model tiny, task documents, method") == 2
+    assert page.count("it broke") == 1 and page.count("<li>model tiny, task documents, method") == 2
     runs = read(tmp_path / "outputs" / "wandb")
     (report,) = [one for one in runs.values() if one.job_type == "report"]
     assert len(runs) == 2
