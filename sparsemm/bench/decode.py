@@ -91,7 +91,12 @@ class DecodeBench:
         for number, way in in_turn(ways, rounds):
             if way in errors:
                 continue
-            seconds, error = attempt(partial(self._seconds, way))
+            try:
+                seconds, error = attempt(partial(self._seconds, way))
+            except (
+                ValueError
+            ) as refused:  # a model that cannot be compiled, say, is no reason to lose the others
+                seconds, error = None, " ".join(str(refused).split())
             for decoder in self.decoders.values():
                 decoder.steps.clear()
             if error is not None:

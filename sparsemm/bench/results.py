@@ -61,7 +61,7 @@ def attempt(work: Callable[[], Found]) -> tuple[Found | None, str | None]:
         return work(), None
     except Exception as error:
         memory = is_out_of_memory(error)
-        if isinstance(error, ValueError) or (not memory and "CUDA error" in str(error)):
+        if isinstance(error, ValueError) or (not memory and _gpu_is_broken(error)):
             raise
         if not memory:
             traceback.print_exception(error)
@@ -74,6 +74,17 @@ def attempt(work: Callable[[], Found]) -> tuple[Found | None, str | None]:
     gc.collect()
     free()
     return None, told
+
+
+def _gpu_is_broken(error: Exception) -> bool:
+    """Whether every later call fails as well; what cannot be captured is an error of CUDA, but no more."""
+    if "CUDA error" not in str(error):
+        return False
+    try:
+        torch.cuda.synchronize()
+    except Exception:
+        return True
+    return False
 
 
 def free() -> None:

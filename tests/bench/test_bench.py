@@ -111,6 +111,21 @@ def test_what_fails_is_a_reason_but_a_broken_gpu_and_a_bad_setting_stop_everythi
             attempt(partial(fails, stops))
 
 
+def test_a_step_that_cannot_be_captured_is_a_reason(monkeypatch):
+    """CUDA calls it an error, but the GPU goes on."""
+
+    def fails():
+        raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
+
+    waited = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: waited.append(True))
+    assert attempt(fails) == (
+        None,
+        "RuntimeError: CUDA error: operation not permitted when stream is capturing",
+    )
+    assert waited
+
+
 def test_a_model_that_does_not_fit_leaves_the_other_shapes(tmp_path, monkeypatch):
     real = main.make_model
 

@@ -1,6 +1,6 @@
 """Every way decodes the same work, and its result says what was measured."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from types import SimpleNamespace
 
 import pytest
@@ -156,6 +156,18 @@ def test_what_had_no_memory_says_so_and_the_others_go_on(tiny, prompt, methods, 
     assert "out of memory" in first["error"]
     assert all(one["ms_per_token"] > 0 and one["limit_ms"] is None for one in others)
     assert all(one["against_transformers"] is None for one in others)
+
+
+def test_a_way_that_is_refused_leaves_the_others(tiny, prompt, methods, settings, monkeypatch):
+    def refuse(*_):
+        raise ValueError("engine.decode=compiled: this model's step is not one graph")
+
+    monkeypatch.setattr(decode, "make_decoder", refuse)
+    asked = replace(settings, decode=("compiled", "eager"))
+    found = list(measure(tiny, prompt, methods, asked, 1, None, TOLD))
+    refused = [one for one in found if one["decode"] == "compiled"]
+    assert len(refused) == 2 and all("not one graph" in one["error"] for one in refused)
+    assert all(one["ms_per_token"] > 0 for one in found if one["decode"] == "eager")
 
 
 def test_weights_count_without_the_table_of_embeddings_and_the_vision_tower(tiny):
