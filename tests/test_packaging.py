@@ -81,10 +81,10 @@ def test_the_wheel_holds_every_file_of_the_packages(wheel):
 
 
 def test_what_is_imported_is_the_wheel(call, installed):
-    code = "import sparsemm.kernels, sparsemm.conf; print(sparsemm.__file__, sparsemm.conf.__file__)"
-    done = call("python", "-c", code)
+    printed = "print(sparsemm.__file__, sparsemm.conf.__file__, sep=chr(10))"
+    done = call("python", "-c", f"import sparsemm.kernels, sparsemm.conf; {printed}")
     assert done.returncode == 0, done.stderr
-    assert all(path.startswith(str(installed.parent)) for path in done.stdout.split())
+    assert all(path.startswith(str(installed.parent)) for path in done.stdout.splitlines())
 
 
 def test_help_and_plan_work_outside_the_clone(call):

@@ -12,13 +12,13 @@ from sparsemm import cli
 from sparsemm.sweep import slurm
 
 SBATCH = """#!/bin/sh
-n=$(ls {root}/scripts | wc -l)
-cp "$1" {root}/scripts/$n
+n=$(ls "{root}/scripts" | wc -l)
+cp "$1" "{root}/scripts/$n"
 if [ $n -ge {accepts} ]; then echo "sbatch: error: {error}" >&2; exit 1; fi
 echo Submitted batch job $((1000 + n))
 """
-SQUEUE = '#!/bin/sh\necho squeue "$@" >>{root}/asked; cat {root}/queue\n'
-SACCT = '#!/bin/sh\necho sacct "$@" >>{root}/asked; cat {root}/accounts\n'
+SQUEUE = '#!/bin/sh\necho squeue "$@" >>"{root}/asked"; cat "{root}/queue"\n'
+SACCT = '#!/bin/sh\necho sacct "$@" >>"{root}/asked"; cat "{root}/accounts"\n'
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from sparsemm.sweep.submission import secrets
 def sent(tmp_path, fake, row):
     """A sweep that was sent with a secret, and has stopped; returns what SLURM got."""
     root = fake()
-    (root / "sbatch").write_text((root / "sbatch").read_text().replace("n=$(", f"env >{root}/env\nn=$(", 1))
+    (root / "sbatch").write_text((root / "sbatch").read_text().replace("n=$(", f'env >"{root}/env"\nn=$(', 1))
     given = ["hydra/launcher=slurm", "hydra.launcher.environment={HF_TOKEN: hidden1, HF_HOME: /hub}"]
     given += ["hydra.launcher.setup=[module load x]"]
     grid = ["method=full", "task.limit=1", "engine.device=cpu", f"output={tmp_path / 'out'}"]

@@ -9,7 +9,7 @@ from sparsemm.results.store import Store
 from sparsemm.sweep.jobs import last_sweep
 
 TASKS = ("documents", "charts")
-SCANCEL = '#!/bin/sh\necho "$@" >>{root}/cancelled\n'
+SCANCEL = '#!/bin/sh\necho "$@" >>"{root}/cancelled"\n'
 
 
 @pytest.fixture

@@ -47,7 +47,7 @@ def test_nothing_of_an_allocation_that_a_sweep_is_submitted_from_reaches_its_job
     root, folder = fake(), tmp_path / "out" / "sweeps" / "mine"
     for name, value in {"SLURM_JOB_ID": "5", "SLURM_MEM_PER_CPU": "100", "SLURM_CONF": "there"}.items():
         monkeypatch.setenv(name, value)
-    (root / "sbatch").write_text(f"#!/bin/sh\nenv >{root}/env\necho Submitted batch job 7\n")
+    (root / "sbatch").write_text(f'#!/bin/sh\nenv >"{root}/env"\necho Submitted batch job 7\n')
     launch(SlurmParameters.of(defaults), folder, overrides(folder, 1))
     known = (root / "env").read_text()
     assert "SLURM_CONF=there" in known and "SLURM_MEM_PER_CPU" not in known
