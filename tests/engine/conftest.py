@@ -60,13 +60,19 @@ def grid() -> list[Method]:
 def make_model(random_model_folder: Path) -> Callable[..., LoadedQwen2VL]:
     """The random model once more, in any dtype, to be changed freely."""
 
-    def load(dtype: str = "float32") -> LoadedQwen2VL:
+    def load(dtype: str = "float32", device: str = "cpu") -> LoadedQwen2VL:
         adapter = Qwen2VL(
             name="random", path=str(random_model_folder), dtype=dtype, attention="sdpa", max_pixels=2**20
         )
-        return adapter.load(torch.device("cpu"))
+        return adapter.load(torch.device(device))
 
     return load
+
+
+@pytest.fixture(scope="session")
+def placed(loaded: LoadedQwen2VL, make_model: Callable[..., LoadedQwen2VL]) -> LoadedQwen2VL:
+    """The random model on a GPU where there is one: kernels run there, and steps are captured."""
+    return make_model(device="cuda") if torch.cuda.is_available() else loaded
 
 
 def _image(width: int, height: int, index: int) -> Image.Image:
@@ -77,6 +83,16 @@ def _image(width: int, height: int, index: int) -> Image.Image:
 @pytest.fixture(scope="session")
 def prompts(loaded: LoadedQwen2VL) -> list[Prompt]:
     """Three prompts of 22, 40 and 70 tokens or so."""
+    return _prompts(loaded)
+
+
+@pytest.fixture(scope="session")
+def placed_prompts(placed: LoadedQwen2VL) -> list[Prompt]:
+    """The same for `placed`."""
+    return _prompts(placed)
+
+
+def _prompts(loaded: LoadedQwen2VL) -> list[Prompt]:
     pages = [((80, 48), "ab?"), ((96, 80), "what is xy?"), ((128, 128), "k?")]
     return [loaded.prompt(_image(*size, index), ask) for index, (size, ask) in enumerate(pages)]
 

@@ -50,19 +50,19 @@ def compiled_graphs(monkeypatch):
 
 
 def test_qwen_is_compiled_whole_and_once_for_all_prompts_and_engines(
-    loaded, prompts, methods, compiled_graphs
+    placed, placed_prompts, methods, compiled_graphs
 ):
-    eager, traced = engines(loaded, methods, 6)
-    expected = [eager.answer([prompt]) for prompt in prompts]
-    assert traced.answer(prompts[:1]) == expected[0]
+    eager, traced = engines(placed, methods, 6)
+    expected = [eager.answer([prompt]) for prompt in placed_prompts]
+    assert traced.answer(placed_prompts[:1]) == expected[0]
     assert compiled_graphs() == 1
     assert not counters["graph_break"]
-    assert len({prompt.tokens for prompt in prompts}) == 3
-    assert [traced.answer([prompt]) for prompt in prompts[1:]] == expected[1:]
+    assert len({prompt.tokens for prompt in placed_prompts}) == 3
+    assert [traced.answer([prompt]) for prompt in placed_prompts[1:]] == expected[1:]
     mask = RandomHeadMask(share=0.3, seed=0, zero="output")
-    eager, traced = engines(loaded, methods, 4, mask=mask)
-    masked = eager.answer(prompts[:1])
-    assert traced.answer(prompts[:1]) == masked != expected[0]
+    eager, traced = engines(placed, methods, 4, mask=mask)
+    masked = eager.answer(placed_prompts[:1])
+    assert traced.answer(placed_prompts[:1]) == masked != expected[0]
     assert compiled_graphs() == 0
 
 
