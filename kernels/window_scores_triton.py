@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .products import dot
 
-SPAN = 2048  # keys of one program of the first pass; not measured
+SPAN = 1024  # keys of one program of the first pass: two for each multiprocessor at 8K; not measured
 
 
 @triton.jit

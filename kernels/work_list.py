@@ -43,7 +43,7 @@ def chunks_of(size: int) -> int:
 
 
 def make_work_list(sizes: Tensor, count: int) -> WorkList:
-    """The chunks of segments that take up to `sizes` [N] slots, made on their device without a look at it.
+    """The chunks of segments that take up to `sizes` [N] slots, made where those are, without a look at them.
 
     Args:
         sizes: [N] slots that each segment may come to use.
