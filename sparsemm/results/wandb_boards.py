@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -67,7 +68,7 @@ def save(board: AnyBoard) -> dict[str, str]:
     import wandb
 
     with _silence():
-        entity = board.entity or wandb.Api().default_entity  # a view has one, named or not
+        entity = board.entity or os.environ.get("WANDB_ENTITY") or wandb.Api().default_entity  # as of runs
         board = replace(board, entity=entity)
         workspace, report = board.workspace(), board.page()
         workspace.save()

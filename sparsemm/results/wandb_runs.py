@@ -9,12 +9,13 @@ that reports which share cells do not take them from each other.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from sparsemm.results.files import read_json, write_atomically
 from sparsemm.results.page import HeadMap
 from sparsemm.results.page_samples import Images
 from sparsemm.results.wandb_content import SAMPLE, RunContent, tags_of
-from sparsemm.results.wandb_settings import Tracking, import_wandb
+from sparsemm.results.wandb_settings import OF_RUNS, Tracking, import_wandb
 
 IMAGE_SIDE = 512  # pixels
 MOST_IMAGES = 100  # kept in memory
@@ -72,7 +73,8 @@ class Mirror:
                     continue
                 reports += [] if shown else [run.report]
                 wandb = wandb or self._prepared()
-                folder = self._write(wandb, run, reports, small, head_maps, files or {})
+                with _hidden(OF_RUNS):
+                    folder = self._write(wandb, run, reports, small, head_maps, files or {})
                 if known and known["folder"] != folder.name:
                     shutil.rmtree(self.folder / known["folder"], ignore_errors=True)
                 holds = {"digest": run.digest, "folder": folder.name, "reports": reports}
@@ -159,6 +161,16 @@ class Mirror:
                 started.log_artifact(artifact)
             started.finish()
         return folder
+
+
+@contextlib.contextmanager
+def _hidden(names: Iterable[str]) -> Iterator[None]:
+    """Take variables out of the environment for a while."""
+    found = {name: os.environ.pop(name) for name in names if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(found)
 
 
 def _digest(files: Mapping[str, Path]) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-from sparsemm.results.wandb_settings import has_key, import_wandb
+from sparsemm.results.wandb_settings import OF_RUNS, has_key, import_wandb
 
 HOST = "https://api.wandb.ai"
 AT_ONCE = 32  # runs of one call of wandb sync
@@ -113,7 +113,8 @@ def _unreachable() -> str:
 def _send(runs: Sequence[Path], folder: Path, limit_s: float) -> str:
     """Call wandb sync; return why it failed, or nothing."""
     command = [sys.executable, "-m", "wandb", "sync", *(str(run) for run in runs)]
-    environment = {**os.environ, "WANDB_SILENT": "false"}
+    environment = {name: value for name, value in os.environ.items() if name not in OF_RUNS}
+    environment["WANDB_SILENT"] = "false"
     environment |= dict.fromkeys(("WANDB_DATA_DIR", "WANDB_CACHE_DIR"), str(folder / "staged"))
     try:
         done = subprocess.run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,31 @@ def test_the_reports_run_has_the_curves_that_dashboards_draw(make, mirror, image
     assert points[0][full] == points[1][full] == results[0]["score"]
     assert points[1][sparsemm] == results[3]["score"] and sparsemm not in points[0]
     assert points[0][random] == pytest.approx((results[1]["score"] + results[2]["score"]) / 2)
+
+
+def test_what_the_environment_says_of_runs_is_not_theirs(
+    grid, store, mirror, images, read, server, monkeypatch
+):
+    import wandb
+
+    wandb.teardown()  # it reads the environment once
+    theirs = {
+        "SWEEP_ID": "sweep",
+        "RUN_ID": "agents",
+        "PROJECT": "other",
+        "NOTES": "5ec4e7",
+        "RESUME": "must",
+    }
+    for name, value in theirs.items():  # as below `wandb agent`
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    mirror.write(contents(grid, store)[:1], images)
+    found = read(mirror.folder)
+    assert set(found) == {grid[0]["fingerprint"]}
+    assert {run.project for run in found.values()} == {"p"}
+    assert not any(b"5ec4e7" in file.read_bytes() for file in mirror.folder.glob("*/run-*.wandb"))
+    assert os.environ["WANDB_RUN_ID"] == "agents"
+    assert len(sync(mirror.folder).sent) == 1 and set(server.runs) == set(found)
+    assert {(run["project"], run["groupName"]) for run in server.runs.values()} == {("p", "demo")}
 
 
 @pytest.mark.parametrize(
