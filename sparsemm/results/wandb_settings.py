@@ -14,10 +14,16 @@ from urllib.parse import urlparse
 MODES = ("none", "offline", "online")
 FORBIDDEN = re.compile(r"[/\\#?%:]")  # what W&B refuses in names of projects
 LONGEST_NAME = 128
-OF_RUNS = tuple(  # variables by which wandb makes runs other than they are asked for, as below `wandb agent`
-    f"WANDB_{name}"
-    for name in "SWEEP_ID SWEEP_PARAM_PATH RUN_ID RESUME NAME NOTES TAGS RUN_GROUP JOB_TYPE "
-    "PROJECT CONFIG_PATHS".split()
+OF_RUNS = (  # variables by which wandb makes runs other than they are asked for, as below `wandb agent`
+    *(
+        "WANDB_SWEEP_ID",
+        "WANDB_SWEEP_PARAM_PATH",
+        "WANDB_RUN_ID",
+        "WANDB_RESUME",
+        "WANDB_NAME",
+        "WANDB_NOTES",
+    ),
+    *("WANDB_TAGS", "WANDB_RUN_GROUP", "WANDB_JOB_TYPE", "WANDB_PROJECT", "WANDB_CONFIG_PATHS"),
 )
 
 
