@@ -243,7 +243,12 @@ def _fits(value: Any, hint: Any) -> bool:
 def _words(hint: Any) -> str:
     if typing.get_origin(hint) is Literal:
         return "one of " + ", ".join(map(str, typing.get_args(hint)))
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return " or ".join(map(_words, typing.get_args(hint)))
+    if typing.get_origin(hint) in (list, tuple):
+        return "a list, as [first, second]"
     names = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+    names[types.NoneType] = "null"
     return names.get(hint, str(hint).removeprefix("typing."))
 
 

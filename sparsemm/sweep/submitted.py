@@ -85,7 +85,9 @@ class Submitted:
             what += f"{where}: it needs more hydra.launcher.mem_gb"
             where = ""
         if not lines and self.state == "FAILED":
-            return f"{self.name}: {what}{where}, and {self.log} is empty: is the disk full?"
+            return (
+                f"{self.name}: {what}{where}, and {self.log} is empty: a full disk, or hydra.launcher.setup?"
+            )
         return "\n".join([f"{self.name}: {what}{where}, log {self.log}", *(f"    {one}" for one in lines)])
 
 

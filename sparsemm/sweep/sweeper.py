@@ -113,7 +113,7 @@ class Sweep:
             return
         self._search([search.make_search(point) for point in points])
         if not self.launching.waits:
-            print("The file is there when the jobs have ended. Cancel them with scancel.")
+            print("The file is there when the jobs have ended. squeue shows them, and scancel ends them.")
             return
         claim = experiment_claim(self.experiment)
         print(search.agreement(points, claim, self.store.reports / self._name), end="")
@@ -229,7 +229,7 @@ class Sweep:
             print(self._report(subject))
         for line in status.failure_lines(failures, labels):
             print(line, file=sys.stderr)
-        self._next_steps(0 if broken else len(missing) - len(failures))
+        self._next_steps(0 if broken else len(missing) - len(failures), bool(failures or broken))
         if failures or broken:
             raise CellsFailed(
                 f"{len(failures)} of {len(labels)} cells failed"
@@ -237,14 +237,14 @@ class Sweep:
                 + ". Run the same command again: finished cells are kept."
             )
 
-    def _next_steps(self, open_cells: int) -> None:
+    def _next_steps(self, open_cells: int, failed: bool) -> None:
         where = "".join(f" {quote(text)}" for text in self.arguments if text.startswith("output="))
         if open_cells:
             cells = plan.count(open_cells, "cell")
             print(f"{cells} without a result yet: submitted, or run by another process.")
         waiting = open_cells and not self.launching.waits
         other = "components" if self.experiment == "quickstart" else "quickstart"
-        verbs = ["status", "report", f"run +experiment={other}"]
+        verbs = ["status", "retry", "report"] if failed else ["status", "report", f"run +experiment={other}"]
         print("Next:")
         for verb in ["status watch=true", "report", "cancel"] if waiting else verbs:
             print(f"  {status.program()} {verb}{where}")

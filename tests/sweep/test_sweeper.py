@@ -103,7 +103,8 @@ def test_a_failed_cell_and_a_stopped_job_are_failures(make_sweep, capsys):
 
     with pytest.raises(CellsFailed, match="1 of 1 cells failed"):
         make_sweep(Launcher(fail), "method=snapkv").act("run")
-    written = capsys.readouterr().err
+    printed, written = capsys.readouterr()
+    assert "retry" in printed.partition("Next:")[2]
     assert "job 0 stopped: engine.device=cuda: there is none" in written
     assert "failed: no such font (in 1 cells" in written
 

@@ -126,6 +126,8 @@ def test_every_preset_is_usable_as_it_stands(preset, fake, name):
         ({"time_min": "4h"}, "hydra.launcher.time_min=4h: must be a whole number"),
         ({"time_min": 0}, "hydra.launcher.time_min=0: must be at least 1"),
         ({"environment": {"A-B": 1}}, "A-B is no name of a variable"),
+        ({"setup": "module load x"}, "hydra.launcher.setup=module load x: must be a list, as"),
+        ({"mem_gb": "lots"}, "mem_gb=lots: must be a whole number or a number or null"),
         ({"poll_s": 0}, "hydra.launcher.poll_s=0: must be at least 0.1"),
         ({"time_min": 2}, "signal_s=90: must be at most half of time_min=2, that is 60"),
         ({"sbatch": {"time": 60}}, "hydra.launcher.sbatch.time: set hydra.launcher.time_min"),

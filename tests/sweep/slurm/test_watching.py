@@ -148,7 +148,7 @@ def test_a_full_disk_is_suspected_where_a_log_is_empty_and_memory_where_it_ran_o
     (root / "queue").write_text(row("7_0", "s.0", "FAILED") + row("7_1", "s.0", "OUT_OF_MEMORY", node="n1"))
     labels = dict.fromkeys(names, LABEL)
     text = render("s", labels, read_status(store, labels))
-    assert "7_0_0_log.out is empty: is the disk full?" in text and "Bypassing" not in text
+    assert "7_0_0_log.out is empty: a full disk, or" in text and "Bypassing" not in text
     assert "SLURM 7_1: out_of_memory on n1: it needs more hydra.launcher.mem_gb, log" in text
 
 
