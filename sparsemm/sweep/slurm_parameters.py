@@ -106,7 +106,7 @@ class SlurmParameters:
             "cpus_per_task": self.cpus,
             "array_parallelism": self.array_parallelism,
             "signal_delay_s": self.signal_s,
-            "srun_args": [f"--cpus-per-task={self.cpus}"],  # from 22.05 on srun does not take it from sbatch
+            "srun_args": ["--cpu-bind=none"],  # from 22.05 on srun takes a task for one of one CPU
             "stderr_to_stdout": True,
             "setup": list(self._setup()),
             **{key: value for key, value in optional.items() if value is not None},

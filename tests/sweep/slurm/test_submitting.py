@@ -106,7 +106,7 @@ def test_every_parameter_of_the_command_line_becomes_a_line_of_the_script(tmp_pa
         assert f"#SBATCH --{flag}\n" in script
     for line in ("module load x", "export A='b c'", "export B=1", "export PYTHONSAFEPATH=1"):
         assert f"{line}\n" in script
-    assert "--cpus-per-task=3" in script.split("# command")[1], "srun has them of its own since SLURM 22.05"
+    assert "--cpu-bind=none" in script.split("# command")[1], "a worker has all CPUs that it was given"
 
 
 @pytest.mark.parametrize("name", ["slurm", "slurm_node", "slurm_cpu"])
