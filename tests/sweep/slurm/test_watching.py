@@ -13,7 +13,7 @@ from sparsemm.sweep.again import cancel, to_retry
 from sparsemm.sweep.code import changes
 from sparsemm.sweep.errors import UnusableConfiguration
 from sparsemm.sweep.jobs import last_sweep
-from sparsemm.sweep.status import read_status, render, show
+from sparsemm.sweep.status import POLITE_S, REFRESH_S, read_status, render, show
 from sparsemm.sweep.submission import Job, Part, Submission
 from sparsemm.sweep.submitted import Submissions
 
@@ -130,13 +130,21 @@ def test_cells_that_sbatch_refused_are_named_with_the_command_that_submits_them(
     assert "1 cell in no queue: `" in (said := capsys.readouterr().out) and "retry all` submits" in said
 
 
-def test_ctrl_c_ends_the_watch_and_says_that_nothing_was_stopped(tmp_path, monkeypatch, capsys):
-    def interrupted(_):
+def test_a_watch_is_easy_on_slurm_and_ctrl_c_ends_it_but_no_job(tmp_path, fake, row, monkeypatch, capsys):
+    slept = []
+
+    def interrupted(seconds):
+        slept.append(seconds)
         raise KeyboardInterrupt
 
+    root, store, name = fake(), Store(tmp_path), "ab" * 10
     monkeypatch.setattr("sparsemm.sweep.status.time.sleep", interrupted)
-    show(Store(tmp_path), "s", {"ab" * 10: LABEL}, watch=True)
+    show(store, "s", {name: LABEL}, watch=True)
     assert "No longer watched: what runs goes on." in capsys.readouterr().out
+    Submission(store.sweeps / "s", 0.0, (Part("s.0", tmp_path, (Job((), (name,)),), "7"),)).write()
+    (root / "queue").write_text(row("7", "s.0", "PENDING"))
+    show(store, "s", {name: LABEL}, watch=True)
+    assert slept == [REFRESH_S, POLITE_S] and POLITE_S >= 10
 
 
 def test_a_full_disk_is_suspected_where_a_log_is_empty_and_memory_where_it_ran_out(tmp_path, fake, row):
