@@ -2,6 +2,7 @@
 
 import json
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -138,7 +139,8 @@ def test_a_watch_is_easy_on_slurm_and_ctrl_c_ends_it_but_no_job(tmp_path, fake, 
         raise KeyboardInterrupt
 
     root, store, name = fake(), Store(tmp_path), "ab" * 10
-    monkeypatch.setattr("sparsemm.sweep.status.time.sleep", interrupted)
+    clock = SimpleNamespace(monotonic=time.monotonic, sleep=interrupted)  # that of this module alone
+    monkeypatch.setattr("sparsemm.sweep.status.time", clock)
     show(store, "s", {name: LABEL}, watch=True)
     assert "No longer watched: what runs goes on." in capsys.readouterr().out
     Submission(store.sweeps / "s", 0.0, (Part("s.0", tmp_path, (Job((), (name,)),), "7"),)).write()
