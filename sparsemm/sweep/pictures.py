@@ -73,8 +73,9 @@ def head_maps(store: Store, results: Iterable[Mapping[str, Any]]) -> list[HeadMa
         except ValueError:
             continue  # it changed since: the cells hold its digest, and the page shows what is there
         count = content.get("samples")
-        found_on = f"Found on {count} samples of {content.get('data')}" if count else content.get("data", "")
-        caption = f"{describe(scores)} {found_on}."
+        data = str(content.get("data") or "")
+        found_on = f"Found on {count} samples of {data}" if count else data[:1].upper() + data[1:]
+        caption = ". ".join(text for text in (describe(scores), found_on) if text) + "."
         draw = heat_map(scores)
         maps.append(HeadMap(model, caption, png(draw, LIGHT, PAGE_DPI), png(draw, DARK, PAGE_DPI)))
     return maps

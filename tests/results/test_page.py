@@ -202,8 +202,16 @@ def test_page_fits_its_window(page, opened, width, dark):
         color = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
         assert color == ("rgb(21, 23, 28)" if dark else "rgb(255, 255, 255)")
         assert browser.execute_script(f"return {BROKEN_NAMES}") == 0
+        names = browser.find_element("css selector", "table.scores tbody th")
+        assert names.size["width"] < width / 2.4  # the scores beside them are seen
         charts = "return charts.map(one => one.over.clientWidth + one.over.clientHeight > 300)"
         assert browser.execute_script(charts) == [True]
+
+
+def test_printed_curves_keep_their_legend(browser):
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    assert browser.find_element("css selector", ".chips button").is_displayed()
+    assert browser.find_element("css selector", ".dot").value_of_css_property("print-color-adjust") == "exact"
 
 
 def test_samples_that_differ_most_and_evenly_spaced_ones_are_chosen():

@@ -150,7 +150,7 @@ def test_the_quickstart_is_in_wandb_offline_completely(tmp_path, monkeypatch):
     cells, report = runs_like_the_store(tmp_path / "outputs")
     assert len(cells) == 55
     assert report.summary["cells"] == 55 and report.summary["cells_missing"] == 0
-    assert "heads/tiny" in report.history
+    assert "%. Found on " in report.history["heads/tiny"]["caption"]
 
 
 def test_what_was_measured_of_the_model_is_on_the_page_and_a_run_of_its_own(
