@@ -63,6 +63,9 @@ class SlurmParameters:
         for name in self.sbatch:
             if why := OWN.get(str(name).replace("_", "-")):
                 raise ValueError(f"{KEY}.sbatch.{name}: {why}.")
+            kind = str(name).replace("_", "-") == "gpus-per-node" or str(self.sbatch[name]).startswith("gpu:")
+            if kind and self.gpus:  # sbatch would take one of the two
+                raise ValueError(f"{KEY}.sbatch.{name}: asks for GPUs as {KEY}.gpus does. Set {KEY}.gpus=0.")
         for name in self.environment:
             if not str(name).isidentifier():
                 raise ValueError(f"{KEY}.environment: {name} is no name of a variable. Correct it.")

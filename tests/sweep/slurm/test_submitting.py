@@ -131,6 +131,7 @@ def test_every_preset_is_usable_as_it_stands(preset, fake, name):
         ({"poll_s": 0}, "hydra.launcher.poll_s=0: must be at least 0.1"),
         ({"time_min": 2}, "signal_s=90: must be at most half of time_min=2, that is 60"),
         ({"sbatch": {"time": 60}}, "hydra.launcher.sbatch.time: set hydra.launcher.time_min"),
+        ({"sbatch": {"gpus-per-node": "a100:2"}}, "asks for GPUs as hydra.launcher.gpus does"),
         ({"sbatch": {"job_name": "mine"}}, "hydra.launcher.sbatch.job_name: the launcher sets it"),
     ],
 )
