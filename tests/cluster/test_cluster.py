@@ -22,14 +22,17 @@ def test_a_sweep_on_two_nodes_equals_one_here(lab, undisturbed, same_table):
 def test_a_preempted_job_goes_on_after_the_last_sample(lab, undisturbed, same_table):
     job = lab.submit()
     lab.freeze()
-    lab.cluster.ask("scancel", "--signal=USR2", job)
-    lab.thaw()
-    lab.until(lambda: 1 in lab.restarts(job))
-    lab.until(lambda: lab.states(job) == {"PENDING"})
-    lab.cluster.ask("scontrol", "hold", job)
-    shown = lab.call("status", *lab.grid)
+    update = ("scontrol", "update", "nodename=n[1-2]")
+    lab.cluster.ask(*update, "state=drain", "reason=test")  # what is requeued stays in the queue
+    try:
+        lab.cluster.ask("scancel", "--signal=USR2", job)
+        lab.thaw()
+        lab.until(lambda: 1 in lab.restarts(job))
+        lab.until(lambda: lab.states(job) == {"PENDING"})
+        shown = lab.call("status", *lab.grid)
+    finally:
+        lab.cluster.ask(*update, "state=resume")
     assert f"SLURM {job}: pending (" in shown and "requeued 1 time (preempted" in shown
-    lab.cluster.ask("scontrol", "release", job)
     lab.finish()
     assert lab.states(job) == {"COMPLETED"}
     assert lab.answered_twice() == 0
