@@ -107,6 +107,11 @@ class Sweep:
 
     def heads(self) -> None:
         """Search the visual heads of the models, or import or compare head-score files."""
+        if (mode := self.config.tracking.mode) != "none":
+            raise UnusableConfiguration(
+                f"tracking={mode}: a head search has no copy in W&B. Leave tracking out: its page shows what "
+                f"it found, and `sparsemm report tracking={mode}` has the head maps of the cells that use it."
+            )
         points = search.points(self._composer(), self.arguments)
         if self.config.import_file is not None:
             print(search.import_file(str(self.config.import_file), points[0]))

@@ -123,3 +123,10 @@ def test_figure_2_compares_what_it_found(heads, tmp_path):
 def test_an_experiment_about_heads_is_for_this_verb(verb, heads, capsys):
     assert run([verb, "+experiment=figure2_heads"]) == 2
     assert "Try: sparsemm heads +experiment=figure2_heads" in capsys.readouterr().err
+
+
+def test_a_copy_in_wandb_that_a_search_has_not_is_refused(heads, tmp_path):
+    pytest.importorskip("wandb", reason='needs wandb: pip install "sparsemm[wandb]"')
+    code, said = heads("model=tiny", "tracking=offline")
+    assert code == 2 and "tracking=offline: a head search has no copy in W&B. Leave tracking out" in said
+    assert not (tmp_path / "outputs").exists()
