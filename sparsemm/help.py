@@ -40,6 +40,7 @@ Exit code: 0 all done, 1 something failed, 2 the configuration cannot be used an
 examples
   sparsemm run +experiment=quickstart
   sparsemm run method=full,sparsemm budget=64,25% task.limit=20
+  sparsemm run +experiment=quickstart hydra/launcher=slurm hydra.launcher.partition=gpu    submit, and return
   sparsemm run --cfg job method=sparsemm""",
     "plan": f"""\
 sparsemm plan [key=value ...]: the cells, how many are done, the jobs and their time. Starts nothing.

@@ -59,7 +59,8 @@ def keep_earlier(folder: Path) -> None:
 
 def all_runs(folder: Path) -> list[dict[str, Any]]:
     """What this run and the earlier ones of a folder found, oldest first."""
-    files = [*folder.glob("earlier-*/bench.json"), folder / "bench.json"]
+    earlier = sorted(folder.glob("earlier-*/bench.json"), key=lambda file: (len(str(file)), file))
+    files = [*earlier, folder / "bench.json"]  # `when` has seconds: of equal ones the numbers decide
     found = [json.loads(file.read_text()) for file in files if file.is_file()]
     return sorted(
         (one for one in found if one.get("format") == FORMAT), key=lambda one: str(one["machine"]["when"])
