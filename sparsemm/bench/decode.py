@@ -93,9 +93,7 @@ class DecodeBench:
                 continue
             try:
                 seconds, error = attempt(partial(self._seconds, way))
-            except (
-                ValueError
-            ) as refused:  # a model that cannot be compiled, say, is no reason to lose the others
+            except ValueError as refused:  # such as a model that cannot be compiled: the others go on
                 seconds, error = None, " ".join(str(refused).split())
             for decoder in self.decoders.values():
                 decoder.steps.clear()
