@@ -21,6 +21,7 @@ BEST = 0.05  # of the heads: marked in the heat map
 MARKED = (0.05, 0.1)  # of the heads: marked on the curve
 CONTEXT = 16  # letters beside a word
 DPI, PAGE_DPI = 200, 110  # of files for papers, and within the page
+LEAST_INCHES = 2.1  # height of a heat map: the label of its scale
 
 
 @dataclass(frozen=True)
@@ -232,7 +233,7 @@ def _map_size(scores: Tensor) -> tuple[float, float]:
     """Inches."""
     layers, heads = scores.shape
     cell = min(0.36, 4.2 / max(layers, heads))
-    return cell * heads + 1.6, cell * layers + 0.8
+    return cell * heads + 1.6, max(cell * layers + 0.8, LEAST_INCHES)
 
 
 def _figure(width: float, height: float) -> Any:
