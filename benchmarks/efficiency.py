@@ -14,7 +14,7 @@ from sparsemm.results.efficiency_targets import to_markdown
 INTRO = r"""Printed by `python benchmarks/efficiency.py` from files of `sparsemm bench`, not by hand.
 Models have the named shapes and random weights. The targets are of an H200. What fills the table:
 ```bash
-sparsemm bench shape=tiny,qwen2_0_5b prompts=4096 budgets=128 tokens=16 threads=1
+sparsemm bench shape=tiny,qwen2_0_5b prompts=4096 budgets=128 tokens=16 threads=1 rounds=11
 
 sparsemm bench device=cuda measure=kernel budgets=256,2048,4096 rows=1,32 \
   shape=qwen2_vl_7b,llava_next_vicuna_7b,llava_next_mistral_7b
