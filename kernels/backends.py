@@ -17,7 +17,7 @@ from torch import Tensor
 
 from . import ragged_attention, window_scores
 from .ragged_attention import Arena
-from .work_list import WorkList, chunks_of, make_work_list
+from .work_list import make_work_list
 
 BACKENDS = ("auto", "torch", "triton", "cuda", "flash_attn")
 KEY = "engine.cache_backend"
@@ -164,10 +164,7 @@ class KernelBackend(Backend):
         """The arena with the chunks that its segments may come to use; `lengths` [R, H] may be the host's."""
         known = arena.lengths if lengths is None else lengths
         sizes = [length + arena.room for length in known.flatten().tolist()]
-        work = make_work_list(torch.tensor(sizes), sum(map(chunks_of, sizes)))
-        parts = work.segments, work.chunks, work.firsts
-        sent = [one.to(arena.keys.device, non_blocking=True) for one in parts]  # not each of 30 operations
-        return replace(arena, work=WorkList(*sent))
+        return replace(arena, work=make_work_list(sizes, arena.keys.device))
 
 
 def _device_of(tensor: Tensor) -> AbstractContextManager[object]:

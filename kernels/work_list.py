@@ -6,6 +6,7 @@ last chunk only. The list covers every slot a segment may come to use; it stays 
 out anew.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -42,25 +43,23 @@ def chunks_of(size: int) -> int:
     return 2 * PER_SIZE - (LONG_FROM - size) // LONG
 
 
-def make_work_list(sizes: Tensor, count: int) -> WorkList:
-    """The chunks of segments that take up to `sizes` [N] slots, made where those are, without a look at them.
+def make_work_list(sizes: Sequence[int], device: torch.device) -> WorkList:
+    """The chunks of segments, made on the host: on a GPU each of thirty operations would be a launch.
 
     Args:
         sizes: [N] slots that each segment may come to use.
-        count: P, chunks in all: the sum of `chunks_of` over the sizes.
+        device: that the list is sent to.
     """
-    long = (sizes - LONG_FROM).clamp(min=0)
-    middle = sizes.clamp(max=LONG_FROM).sub(MIDDLE_FROM).clamp(min=0)
-    short = sizes.clamp(max=MIDDLE_FROM)
-    counts = (short + SHORT - 1) // SHORT + (middle + MIDDLE - 1) // MIDDLE + (long + LONG - 1) // LONG
+    counts = torch.tensor([chunks_of(size) for size in sizes], dtype=torch.long)
     ends = counts.cumsum(0)
-    segments = torch.repeat_interleave(counts, output_size=count)
-    chunks = torch.arange(count, device=sizes.device) - (ends - counts)[segments]
+    segments = torch.repeat_interleave(counts)
+    chunks = torch.arange(len(segments)) - (ends - counts)[segments]
     begin, size = chunk_bounds(chunks)
-    filled = torch.minimum(sizes[segments] - begin, size)
+    filled = torch.minimum(torch.tensor(sizes, dtype=torch.long)[segments] - begin, size)
     order = torch.argsort(filled, descending=True, stable=True)
     firsts = torch.cat([ends.new_zeros(1), ends])
-    return WorkList(segments[order].int(), chunks[order].int(), firsts.int())
+    parts = (one.int().to(device, non_blocking=True) for one in (segments[order], chunks[order], firsts))
+    return WorkList(*parts)
 
 
 def chunk_bounds(chunks: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from sparsemm.kernels.work_list import WorkList, chunks_of, make_work_list
+from sparsemm.kernels.work_list import WorkList, make_work_list
 from torch import Tensor
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -23,7 +23,7 @@ class Case:
 
     def work(self, room: int = 0) -> WorkList:
         sizes = self.lengths.flatten() + room
-        return make_work_list(sizes, sum(chunks_of(size) for size in sizes.tolist()))
+        return make_work_list(sizes.tolist(), sizes.device)
 
 
 def _case(

@@ -30,7 +30,7 @@ def test_a_segment_beyond_two_to_the_31_elements_is_appended_to_and_read():
     assert torch.equal(arena[FAR + 5], new[0, 0, 0])
     assert (int(lengths), int(tokens[FAR + 5])) == (6, 9)
     query = torch.randn(1, 1, DIM, generator=generator).half().to(DEVICE)
-    found = ragged_decode(query, arena, arena, starts, lengths, 0.1, make_work_list(lengths, 1))
+    found = ragged_decode(query, arena, arena, starts, lengths, 0.1, make_work_list([5], lengths.device))
     held = torch.cat([entries, new[0, 0]]).double()
     expected = torch.softmax(0.1 * query[0].double() @ held.T, -1) @ held
     assert torch.allclose(found[0].double(), expected, atol=1e-3)

@@ -82,7 +82,7 @@ def test_logits_of_any_size_do_not_overflow(make_case):
 def test_the_work_list_covers_every_slot_once(size):
     sizes = torch.tensor([size, 0, 300])
     count = sum(work_list.chunks_of(one) for one in sizes.tolist())
-    work = work_list.make_work_list(sizes, count)
+    work = work_list.make_work_list(sizes.tolist(), sizes.device)
     assert len(work.segments) == count == int(work.firsts[-1])
     begin, length = work_list.chunk_bounds(work.chunks.long())
     covered = torch.zeros(int(sizes.max()) + work_list.LONG, dtype=torch.int)
