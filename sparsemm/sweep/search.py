@@ -162,10 +162,10 @@ def searches_for(cells: Iterable[Cell], sources: Callable[[], Sequence[Settings]
     models: dict[str, Settings] = {}
     for cell in cells:
         for file in head_files(cell.settings):
-            if (
-                not resolve(file).is_file()
-                and models.setdefault(file, cell.settings["model"]) != (cell.settings["model"])
-            ):
+            if resolve(file).is_file():
+                continue
+            model = cell.settings["model"]
+            if models.setdefault(file, model) != model:
                 raise _clash(file)
     chosen = sources() if models else []
     if len(chosen) > 1:
